@@ -1,0 +1,1 @@
+"""The methods: spelling, no mathematics; one docstring and one expression a file."""

@@ -1,0 +1,47 @@
+"""AdaGrad: the gradient over the root of all squared gradients so far."""
+
+from adamx.ground.hyper import Scalar, exact_when_injected
+from adamx.ground.transform import Transformation, chain
+from adamx.parts.links import scale_by_lr, scale_by_moments
+from adamx.parts.moments import trace
+from adamx.parts.rules import normalise
+
+
+@exact_when_injected
+def adagrad(
+    learning_rate: Scalar, initial_accumulator_value: float = 0.1, eps: Scalar = 1e-7, *, eps_in_sqrt: bool = True
+) -> Transformation:
+    r"""AdaGrad:
+
+        n_t = n_{t-1} + g_t^2,  n_0 = initial_accumulator_value
+        u_t = -lr g_t / sqrt(n_t + eps)
+
+    Use it for sparse features and convex problems; it fails in long training, since its steps only shrink.
+
+    Args:
+      learning_rate: step size, in parameter units; a number, a float32 scalar or a schedule of the 0-based step.
+      initial_accumulator_value: n_0, in squared gradient units.
+      eps: in squared gradient units inside the root, in gradient units beside it.
+      eps_in_sqrt: False puts it beside the root, as PyTorch and the paper have it.
+
+    State: nu: float32[params]; 4 bytes a parameter.
+
+    Raises:
+      ValueError: if eps or initial_accumulator_value is a negative number.
+    Differs from PyTorch: that is `adagrad(lr, 0.0, 1e-10, eps_in_sqrt=False)`, its lr_decay the schedule
+    `lambda n: lr / (1 + n * lr_decay)`.
+    References: Duchi, Hazan & Singer, JMLR 2011.
+
+    >>> import jax.numpy as jnp
+    >>> tx = adagrad(1.0, 0.0, 0.0)
+    >>> g = {"w": jnp.array([3.0])}
+    >>> state = tx.init(g)
+    >>> for _ in range(4):
+    ...     u, state = tx.update(g, state)
+    >>> print(u["w"])  # the t-th step of a constant gradient is 1 / sqrt(t)
+    [-0.5]
+    """
+    rule = normalise(eps_root=eps) if eps_in_sqrt else normalise(eps)
+    return chain(
+        scale_by_moments(rule, nu=trace(1.0, power=2, start=initial_accumulator_value)), scale_by_lr(learning_rate)
+    )

@@ -1,0 +1,67 @@
+"""AMSGrad: Adam whose denominator never shrinks."""
+
+from typing import Any, Literal
+
+from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.transform import Transformation, chain
+from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
+from adamx.parts.moments import ema, peak
+from adamx.parts.rules import ratio
+
+
+@exact_when_injected
+def amsgrad(
+    learning_rate: Scalar,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
+    *,
+    peak_of: Literal["corrected", "raw"] = "corrected",
+) -> Transformation:
+    r"""Adam whose second moment is replaced by its running maximum.
+
+    As :func:`adam`, except (changed lines marked):
+
+      > x_t = max(x_{t-1}, v̂_t)
+      > u_t = -lr m̂_t / (sqrt(x_t + eps_root) + eps)
+
+    Use it where rare, large gradients carry the signal; it fails where gradients shrink over training, since its
+    steps shrink with them. Conventions:
+
+    - the default is optax's: the maximum of corrected moments.
+    - `peak_of="raw"` is PyTorch's `amsgrad=True`: x_t = max(x_{t-1}, v_t), corrected by the present 1 - b2^t.
+    - `bias_correction_mu=False, bias_correction_nu=False` is the paper's Algorithm 2: no corrections.
+
+    Args:
+      learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
+      mu_dtype: not taken; write `store_state(amsgrad(...), mu=dtype)`.
+      bias_correction_mu: whether m is corrected.
+      bias_correction_nu: whether v is corrected.
+      peak_of: which second moment the maximum is taken of; nothing to choose without its correction.
+
+    State: mu, nu, nu_peak: float32[params]; 12 bytes a parameter.
+
+    Raises:
+      ValueError: as :func:`adam`; if peak_of is neither word.
+    References: Reddi, Kale & Kumar, On the Convergence of Adam and Beyond, ICLR 2018, Algorithm 2 (arXiv:1904.09237).
+
+    >>> import jax.numpy as jnp
+    >>> sorted(amsgrad(1e-3).init({"w": jnp.ones(1)}).moments)
+    ['mu', 'nu', 'nu_peak']
+    """
+    spelled_otherwise("amsgrad", "mu_dtype", mu_dtype, "store_state(amsgrad(...), mu=dtype)")
+    if peak_of not in ("corrected", "raw"):
+        raise ValueError(f"peak_of must be 'corrected' (optax) or 'raw' (PyTorch), but is {peak_of!r}.")
+    first = [bias_correct(b1)] if bias_correction_mu else []
+    before = [bias_correct(b2)] if bias_correction_nu and peak_of == "corrected" else []
+    after = [bias_correct(b2)] if bias_correction_nu and peak_of == "raw" else []
+    return chain(
+        scale_by_moments(
+            ratio(eps, eps_root), mu=chain(ema(b1), *first), nu=chain(ema(b2, power=2), *before, peak(), *after)
+        ),
+        scale_by_lr(learning_rate),
+    )

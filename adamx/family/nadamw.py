@@ -1,0 +1,61 @@
+"""NAdamW: NAdam with decoupled weight decay."""
+
+from typing import Any
+
+from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.transform import Transformation, chain
+from adamx.ground.tree import Mask
+from adamx.parts.links import add_decayed_weights, bias_correct, scale_by_lr, scale_by_moments
+from adamx.parts.moments import ema
+from adamx.parts.rules import nadam_weights, nesterov_ratio
+
+
+@exact_when_injected
+def nadamw(
+    learning_rate: Scalar,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Scalar = 1e-4,
+    mask: Mask | None = None,
+    *,
+    momentum_decay: Scalar | None = None,
+    base_lr: float | None = None,
+) -> Transformation:
+    r"""NAdam with decoupled weight decay.
+
+    As :func:`nadam`, except (changed lines marked; n_t is NAdam's direction):
+
+      > u_t = -lr (n_t + weight_decay p_{t-1})
+
+    Use it as :func:`adamw`; it fails where :func:`nadam` does.
+
+    Args:
+      learning_rate, b1, b2, eps, eps_root, momentum_decay: as :func:`nadam`.
+      mu_dtype: not taken; write `store_state(nadamw(...), mu=dtype)`.
+      weight_decay, mask, base_lr: as :func:`adamw`.
+
+    State: mu, nu: float32[params]; 8 bytes a parameter.
+
+    Raises:
+      ValueError: as :func:`nadam` and :func:`adamw`.
+    Differs from PyTorch (`NAdam(decoupled_weight_decay=True)`): as :func:`nadam`, and its weight_decay defaults to 0.
+    References: Dozat, ICLR workshop 2016; Loshchilov & Hutter, ICLR 2019 (arXiv:1711.05101).
+
+    >>> import jax.numpy as jnp
+    >>> p, g = {"w": jnp.ones(1)}, {"w": jnp.zeros(1)}
+    >>> tx = nadamw(0.1, weight_decay=0.5)
+    >>> print(tx.update(g, tx.init(p), p)[0]["w"])
+    [-0.05]
+    """
+    spelled_otherwise("nadamw", "mu_dtype", mu_dtype, "store_state(nadamw(...), mu=dtype)")
+    ahead, now = nadam_weights(b1, momentum_decay)
+    return chain(
+        scale_by_moments(
+            nesterov_ratio(ahead, now, eps, eps_root), mu=ema(b1), nu=chain(ema(b2, power=2), bias_correct(b2))
+        ),
+        add_decayed_weights(weight_decay, mask, base_lr=base_lr),
+        scale_by_lr(learning_rate),
+    )

@@ -1,0 +1,158 @@
+"""Hyper-parameters: checked at construction, resolved once a step, never compared when traced."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from adamx.ground.numerics import is_number
+
+Schedule = Callable[[Any], Any]  # of the 0-based step
+Scalar = float | Array | Schedule
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Derived:
+    """A hyper-parameter computed once a step, outside all leaves: `f(t, *args)`.
+
+    Args:
+      f: takes t = 1, 2, ... as a float scalar, and each of `args` resolved for this step.
+      args: Scalars, or further Derived.
+    """
+
+    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived"):
+        self.f, self.args = f, args
+
+
+def resolve(scalar: "Scalar | Derived", count: Array, dtype: Any) -> float | Float[Array, ""]:
+    """The value for this step: a Python number as it is, anything else as an array of `dtype`.
+
+    Args:
+      scalar: what a method was given.
+      count: int32, steps taken before this one.
+      dtype: float32 or float64.
+    """
+    if is_number(scalar):
+        return scalar
+    if isinstance(scalar, Derived):
+        t = count.astype(dtype) + 1
+        value = scalar.f(t, *(resolve(a, count, dtype) for a in scalar.args))
+    else:
+        value = scalar(count) if callable(scalar) else scalar
+    return jnp.asarray(value, dtype)
+
+
+def scalar(name: str, value: Any) -> Any:
+    """`value` if it can be a hyper-parameter: a number, a real scalar array or a schedule of the 0-based step.
+
+    NumPy scalars and 0-d NumPy arrays become Python numbers.
+
+    Raises:
+      TypeError: if it is something else.
+      ValueError: if it is an array with more than one element's shape.
+
+    >>> scalar("eps", np.float64(1e-8))
+    1e-08
+    >>> scalar("learning_rate", "1e-3")
+    Traceback (most recent call last):
+    TypeError: learning_rate must be a number, a scalar array or a schedule of the step, not the str '1e-3'.
+    """
+    if isinstance(value, (np.generic, np.ndarray)) and value.shape == () and value.dtype.kind in "fiu":
+        return value.item()
+    if isinstance(value, jax.Array):
+        if value.shape != ():
+            raise ValueError(f"{name} must be one number, but its shape is {value.shape}; sweep with jax.vmap.")
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"{name} must be real, but its dtype is {value.dtype}.")
+        return value
+    if is_number(value) or (callable(value) and not isinstance(value, type)):
+        return value
+    raise TypeError(
+        f"{name} must be a number, a scalar array or a schedule of the step, not the {type(value).__name__} {value!r}."
+    )
+
+
+def _within(name: str, value: Any, ok: Callable[[float], bool], says: str) -> Any:
+    value = scalar(name, value)
+    if is_number(value) and not ok(value):
+        raise ValueError(f"{name} must be {says}, but is {value!r}.")
+    return value
+
+
+def at_least_zero(name: str, value: Any) -> Any:
+    """`value`, a finite Scalar; a number must be >= 0.
+
+    >>> at_least_zero("eps", -1e-8)
+    Traceback (most recent call last):
+    ValueError: eps must be finite and at least 0, but is -1e-08.
+    """
+    return _within(name, value, lambda x: 0 <= x < float("inf"), "finite and at least 0")
+
+
+def above_zero(name: str, value: Any) -> Any:
+    """`value`, a finite Scalar; a number must be > 0."""
+    return _within(name, value, lambda x: 0 < x < float("inf"), "finite and above 0")
+
+
+def finite(name: str, value: Any) -> Any:
+    """`value`, a Scalar; a number must be finite."""
+    return _within(name, value, lambda x: abs(x) < float("inf"), "finite")
+
+
+def decay(name: str, value: Any) -> Any:
+    """`value`, a share kept a step; a number must lie in [0, 1), an array must have more than 16 bits.
+
+    >>> decay("b1", 1.0)
+    Traceback (most recent call last):
+    ValueError: b1 must be in [0, 1), but is 1.0: at 1 nothing new is ever averaged in.
+    """
+    value = _within(name, value, lambda x: x >= 0, "in [0, 1)")
+    if is_number(value) and value >= 1:
+        raise ValueError(f"{name} must be in [0, 1), but is {value!r}: at 1 nothing new is ever averaged in.")
+    if isinstance(value, jax.Array) and value.dtype.itemsize < 4:
+        raise TypeError(
+            f"{name} arrived as {value.dtype}, in which 0.999 is {float(jnp.asarray(0.999, value.dtype)):g}; pass a"
+            " Python number or a float32 array (optax.inject_hyperparams: hyperparam_dtype=jnp.float32)."
+        )
+    return value
+
+
+def spelled_otherwise(method: str, argument: str, value: Any, spelling: str) -> None:
+    """Refuse an optax argument that is expressed by other means here.
+
+    Raises:
+      TypeError: if it was given (is neither None nor False).
+    """
+    if value is not None and value is not False:
+        raise TypeError(f"{method} takes no {argument} (got {value!r}): write {spelling}.")
+
+
+class _ExactSignature(inspect.Signature):
+    """A signature whose bound Python floats arrive as strongly typed arrays."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        bound = super().bind(*args, **kwargs)
+        bound.apply_defaults()
+        wide = jax.dtypes.canonicalize_dtype(np.float64)
+        for name, value in bound.arguments.items():
+            if isinstance(value, float):
+                bound.arguments[name] = jnp.asarray(value, wide)
+        return bound
+
+
+def exact_when_injected(factory: F) -> F:
+    """Mark a method's factory so that `optax.inject_hyperparams` keeps its numbers in full precision.
+
+    That wrapper casts Python floats to the parameters' dtype, which turns b2 = 0.999 into 1.0 for bfloat16
+    parameters, but leaves strongly typed arrays alone (optax 0.2.8, `_convert_floats`). It reads the factory's
+    signature to bind the arguments, so a signature that binds floats as arrays is all that it takes.
+    """
+    signature = inspect.signature(factory)
+    factory.__signature__ = _ExactSignature(  # pyright: ignore[reportFunctionMemberAccess]
+        list(signature.parameters.values()), return_annotation=signature.return_annotation
+    )
+    return factory

@@ -1,0 +1,351 @@
+"""The one transformation type: mathematics written for one leaf, lifted to trees here and only here.
+
+A link is one :class:`Part`, the mathematics of one leaf. :func:`lift` turns a sequence of parts into an optax
+transformation under one step count: it knows trees, `None` and masked leaves, dtypes, and that a program with
+hundreds of leaves has only a few distinct leaf shapes. :func:`chain` merges neighbours that carry parts.
+"""
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int32, PyTree
+
+from adamx.ground import numerics, tree
+from adamx.ground.hyper import resolve
+
+
+class State(NamedTuple):
+    """The state of every lifted transformation.
+
+    Attributes:
+      count: int32[], steps taken; saturates.
+      moments: by name ("mu", "nu", "nu_peak"), trees shaped like the parameters, of plain arrays.
+    """
+
+    count: Int32[Array, ""]
+    moments: dict[str, PyTree]
+
+
+class Seen(NamedTuple):
+    """What one leaf's mathematics may look at besides its own numbers.
+
+    Attributes:
+      t: int32[], this step, counted from 1 as in papers.
+      label: the part's static label of this leaf; None where the part has no labels.
+      asked: the scalars that the part's `ask` returned; None where it has none.
+      moments: what the moments named before this one put out (inside `scale_by_moments`).
+    """
+
+    t: Int32[Array, ""]
+    label: Hashable
+    asked: PyTree
+    moments: Mapping[str, Array]
+
+
+class Part(NamedTuple):
+    """One link's mathematics for one leaf.
+
+    Attributes:
+      name: what error sentences call it.
+      update: `(hyper, g, slots, p, seen) -> (out, slots)`; g, p and slots arrive in the compute dtype (float32, or
+        wider where the data are), `p` is None when the caller gave no parameters.
+      slots: name -> init(p), one array for a leaf; at least float32.
+      hyper: a tree of Scalars and Derived; arrives resolved.
+      ask: `(hyper, grads, params) -> scalars` over all trainable leaves; starts a new pass over the tree.
+      labels: `params -> list`, a static label for each leaf, None leaves included; raises on bad masks.
+      needs_params: whether `update` reads p.
+    """
+
+    name: str
+    update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Array, dict[str, Array]]]
+    slots: Mapping[str, Callable[[Array], Array]] = {}
+    hyper: Any = {}
+    ask: Callable[[Any, list[Array], list[Any]], PyTree] | None = None
+    labels: Callable[[PyTree], list[Hashable]] | None = None
+    needs_params: bool = False
+
+
+class Rule(NamedTuple):
+    """How moments become a direction: `call(hyper, g, t, **moments)`, with the numbers that it needs.
+
+    A plain function `rule(g, t, *, mu, nu)` serves where there are none.
+    """
+
+    name: str
+    call: Callable[..., Array]
+    hyper: Mapping[str, Any] = {}
+
+
+class Transformation(optax.GradientTransformationExtraArgs):
+    """An ordinary optax transformation that also knows what it is made of.
+
+    Attributes:
+      init: `params -> State`.
+      update: `(updates, state, params=None, **extra) -> (updates, state)`; unknown extra arguments are ignored.
+      step: `(grads, state, params) -> (params, state)`: update and addition in one. The update is not rounded to the
+        gradient's dtype on the way.
+      parts: its parts in order; None where it is more than a chain of parts.
+    """
+
+    parts: tuple[Part, ...] | None
+    step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):
+        self = super().__new__(cls, init, update)
+        self.parts = parts
+        self.step = step or _step_of(update)
+        return self
+
+
+def _step_of(update: Callable[..., Any]) -> Callable[..., Any]:
+    def step(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        updates, state = update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def zeros(p: Array, *, real: bool = False, start: float = 0.0) -> Array:
+    """A slot for p: its shape and sharding, at least float32, complex where p is unless `real`.
+
+    It is built from p and not from its shape, so that shardings, placeholders and abstract values pass through.
+    """
+    dtype = numerics.real_dtype(p.dtype)
+    return jnp.full_like(p, start, dtype=dtype if real else numerics.like(p.dtype, dtype))
+
+
+def chain(*txs: optax.GradientTransformation) -> Transformation:
+    """One transformation after another, as `optax.chain`, with neighbours from adamx merged.
+
+    Neighbours that carry parts become one leaf function under one step count, and share one :class:`State`; if
+    nothing else stands in the chain, that is the state of the whole. Foreign optax transformations keep their own.
+
+    Args:
+      txs: any optax transformations.
+
+    Raises:
+      TypeError: if one is not a transformation (a factory that was not called, say).
+      ValueError: if two links claim one moment's name.
+
+    >>> import adamx
+    >>> tx = adamx.chain(adamx.scale_by_moments(mu=adamx.ema(0.9)), adamx.bias_correct(0.9), adamx.scale_by_lr(0.1))
+    >>> sorted(tx.init({"w": jnp.ones(3)}).moments)
+    ['mu']
+    """
+    groups: list[Any] = []
+    for i, tx in enumerate(txs):
+        if not (isinstance(tx, tuple) and hasattr(tx, "init") and hasattr(tx, "update")):
+            hint = "; call it to make one" if callable(tx) else ""
+            raise TypeError(f"chain takes gradient transformations, but argument {i} is {tx!r}{hint}.")
+        parts = getattr(tx, "parts", None)
+        if parts is None:
+            groups.append(tx)
+        elif groups and isinstance(groups[-1], list):
+            groups[-1].extend(parts)
+        else:
+            groups.append(list(parts))
+    made = [lift(*g) if isinstance(g, list) else g for g in groups]
+    if not made:
+        return lift()
+    if len(made) == 1:
+        only = made[0]
+        return only if isinstance(only, Transformation) else Transformation(*optax.with_extra_args_support(only))
+    return Transformation(*optax.chain(*made))
+
+
+def lift(*parts: Part) -> Transformation:
+    """The optax transformation that runs `parts` in order on every leaf, under one step count.
+
+    Raises:
+      ValueError: if two parts claim one slot's name.
+    """
+    owner: dict[str, str] = {}
+    for part in parts:
+        for slot in part.slots:
+            if slot in owner:
+                raise ValueError(
+                    f"{part.name} and {owner[slot]} both keep a moment named {slot!r} in one chain; name one of them"
+                    f" otherwise, as in scale_by_moments({slot}2=...)."
+                )
+            owner[slot] = part.name
+    stages = _stages(parts)
+    specs, structure = jax.tree.flatten([part.hyper for part in parts])
+    dynamic = [i for i, s in enumerate(specs) if not numerics.is_number(s)]
+
+    def one_leaf(stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p, asked):
+        """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
+        real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
+        values: list[Any] = list(specs)
+        for i, value in zip(dynamic, hyper, strict=True):
+            values[i] = value.astype(real)
+        hypers = jax.tree.unflatten(structure, values)
+        widen = lambda x: x.astype(numerics.like(x.dtype, real))  # noqa: E731
+        u, wide_p = widen(g), None if p is None else widen(p)
+        kept = {}
+        for i, label in zip(stages[stage], labels, strict=True):
+            part = parts[i]
+            mine = {name: widen(slots[name]) for name in part.slots}
+            seen = Seen(t, label, asked if i == stages[stage][0] else None, {})
+            u, new = part.update(hypers[i], u, mine, wide_p, seen)
+            kept |= {name: new[name].astype(slots[name].dtype) for name in part.slots}
+        if out_dtype == "step":
+            return (wide_p + u).astype(p.dtype), kept
+        return u if out_dtype is None else u.astype(out_dtype), kept
+
+    # One trace for each distinct leaf: shape, dtypes, sharding and label. The cache lives as long as the
+    # transformation does.
+    leaf = jax.jit(one_leaf, static_argnums=(0, 1, 2))
+
+    def init(params: PyTree) -> State:
+        _check_params(params)
+        for part in parts:
+            if part.labels is not None:
+                part.labels(params)
+        arrays = jax.tree.map(_strong, params)
+        moments = {name: jax.tree.map(make, arrays) for part in parts for name, make in part.slots.items()}
+        return State(jnp.zeros((), jnp.int32), moments)
+
+    def run(grads: PyTree, state: State, params: PyTree, stepping: bool) -> tuple[PyTree, State]:
+        for part in parts:
+            if part.needs_params and params is None:
+                raise ValueError(
+                    f"{part.name} reads the parameters: call update(grads, state, params), not update(grads, state)."
+                )
+        gs, treedef = tree.flatten(grads)
+        gs = [_strong(g) for g in gs]
+        ps = [None] * len(gs) if params is None else _matching(treedef, params, grads, "parameters")
+        ps = [_strong(p) for p in ps]
+        slots = {name: _matching(treedef, state.moments[name], grads, f"moment {name!r}") for name in owner}
+        live = [i for i, g in enumerate(gs) if _trained(g, ps[i])]
+        _check_shapes(live, gs, ps, slots, grads)
+        count, t = state.count, numerics.increment(state.count)
+        dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
+        real = numerics.real_dtype(*dtypes)
+        hyper = [resolve(specs[i], count, real) for i in dynamic]
+        label = [part.labels(grads if params is None else params) if part.labels else None for part in parts]
+        us = list(gs)
+        for stage, members in enumerate(stages):
+            last = stage == len(stages) - 1
+            asked = None
+            ask = parts[members[0]].ask if members else None
+            if ask is not None:
+                values = list(specs)
+                for i, value in zip(dynamic, hyper, strict=True):
+                    values[i] = value
+                mine = jax.tree.unflatten(structure, values)[members[0]]
+                asked = ask(mine, [us[i] for i in live], [ps[i] for i in live])
+            for i in live:
+                labels = tuple(None if label[m] is None else label[m][i] for m in members)
+                mine = {name: slots[name][i] for m in members for name in parts[m].slots}
+                out = ("step" if stepping else gs[i].dtype) if last else None
+                us[i], new = leaf(stage, labels, out, hyper, t, us[i], mine, ps[i], asked)
+                for name, value in new.items():
+                    slots[name][i] = value
+        for i in set(range(len(gs))) - set(live):
+            us[i] = ps[i] if stepping else _untrained_update(gs[i], ps[i])
+        moments = {name: treedef.unflatten(slots[name]) for name in owner}
+        return treedef.unflatten(us), State(t, moments)
+
+    def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
+        del extra
+        return run(updates, state, params, stepping=False)
+
+    def step(grads: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
+        return run(grads, state, params, stepping=True)
+
+    return Transformation(init, update, tuple(parts), step)
+
+
+def _stages(parts: Sequence[Part]) -> list[list[int]]:
+    """The parts' positions, cut before every part that asks about the whole tree."""
+    stages: list[list[int]] = [[]]
+    for i, part in enumerate(parts):
+        if part.ask is not None and stages[-1]:
+            stages.append([])
+        stages[-1].append(i)
+    return stages
+
+
+def _strong(x: Any) -> Any:
+    """A Python number as an array that is not weakly typed; anything else as it is."""
+    return numerics.as_array(x) if isinstance(x, (int, float, complex)) else x
+
+
+def _trained(g: Any, p: Any) -> bool:
+    """Whether this leaf has a gradient to follow: inexact gradient and parameter."""
+    return g is not None and all(x is None or numerics.is_inexact(x.dtype) for x in (g, p))
+
+
+def _untrained_update(g: Any, p: Any) -> Any:
+    """What stands in the updates for a leaf that is not trained: None, or the zero that apply_updates can add."""
+    if g is None:
+        return None
+    if p is not None:
+        return jnp.zeros_like(p)
+    return g if g.dtype == jax.dtypes.float0 else jnp.zeros_like(g)
+
+
+def _check_params(params: PyTree) -> None:
+    for name, leaf in zip(tree.names(params), tree.flatten(params)[0], strict=True):
+        if leaf is None or isinstance(leaf, (int, float, complex)):
+            continue
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not hasattr(leaf, "shape") or _opaque(dtype):
+            what = f"a {dtype} array" if dtype is not None else f"the {type(leaf).__name__} {leaf!r:.60}"
+            raise TypeError(
+                f"leaf {name!r} is {what}, which cannot be trained: pass only the parameters, as"
+                " nnx.state(model, nnx.Param), variables['params'], or eqx.filter(model, eqx.is_inexact_array)."
+            )
+
+
+def _opaque(dtype: Any) -> bool:
+    """Whether it holds no numbers: random keys, strings, objects, dates."""
+    return jnp.issubdtype(dtype, jax.dtypes.extended) or np.dtype(dtype).kind in "OSUMm"
+
+
+def _matching(treedef: Any, other: PyTree, grads: PyTree, what: str) -> list[Any]:
+    """The leaves of `other` in the order of the gradients' structure."""
+    try:
+        return treedef.flatten_up_to(other)
+    except ValueError as error:
+        have, want = set(tree.names(grads)), set(tree.names(other))
+        extra, missing = sorted(have - want), sorted(want - have)
+        says = [f"only in the gradients: {tree.some(extra)}"] if extra else []
+        says += [f"only in the {what}: {tree.some(missing)}"] if missing else []
+        raise ValueError(
+            f"the gradients have another structure than the {what}"
+            f" ({'; '.join(says) or error}); init the optimiser with the tree that is differentiated."
+        ) from error
+
+
+def _check_shapes(live: list[int], gs: list, ps: list, slots: dict[str, list], grads: PyTree) -> None:
+    for g, p, name in zip(gs, ps, tree.names(grads), strict=True):
+        if g is not None and p is not None and jnp.issubdtype(g.dtype, jnp.integer) and numerics.is_inexact(p.dtype):
+            raise TypeError(f"leaf {name!r} has an {g.dtype} gradient but a {p.dtype} parameter; gradients are real.")
+    for i in live:
+        for what, other in (("parameter", ps[i]), *((f"moment {n!r}", leaves[i]) for n, leaves in slots.items())):
+            if other is not None and np.shape(gs[i]) != np.shape(other):
+                name = tree.names(grads)[i]
+                raise ValueError(
+                    f"leaf {name!r} has a gradient of shape {np.shape(gs[i])} but a {what} of shape"
+                    f" {np.shape(other)}; init the optimiser with the parameters that are differentiated."
+                )
+
+
+def check_rule(rule: Rule | Callable[..., Any], moments: Mapping[str, Any]) -> None:
+    """Raise a sentence where a rule does not take these moments.
+
+    Raises:
+      TypeError: if it wants others.
+    """
+    call, lead = (rule.call, 3) if isinstance(rule, Rule) else (rule, 2)
+    name = rule.name if isinstance(rule, Rule) else getattr(rule, "__name__", repr(rule))
+    try:
+        inspect.signature(call).bind(*range(lead), **moments)
+    except TypeError as error:
+        raise TypeError(f"the rule {name} does not fit the moments {tree.some(list(moments))}: {error}.") from error

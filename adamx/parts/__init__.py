@@ -1,0 +1,1 @@
+"""The parts that methods are spelled from; they know the ground only."""

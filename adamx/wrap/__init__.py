@@ -1,0 +1,1 @@
+"""What stands around a transformation and is one again."""

@@ -1,0 +1,128 @@
+"""Steps that must not happen."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int32, PyTree
+
+from adamx.ground import numerics, tree
+from adamx.ground.transform import Transformation
+
+
+class SkipState(NamedTuple):
+    """The state of :func:`skip_nonfinite`.
+
+    Attributes:
+      inner: the wrapped transformation's state.
+      skipped: int32[], steps skipped so far.
+      streak: int32[], steps skipped in a row, 0 after a good step.
+      leaf: int32[], position of the first offending leaf of the last skipped step; -1 before there is one.
+      limit: int32[], the streak at which :func:`skip_report` gives up; 0 for never.
+    """
+
+    inner: PyTree
+    skipped: Int32[Array, ""]
+    streak: Int32[Array, ""]
+    leaf: Int32[Array, ""]
+    limit: Int32[Array, ""]
+
+
+class SkipReport(NamedTuple):
+    """What :func:`skip_report` says: steps skipped, steps skipped in a row, the last offending leaf's name or None."""
+
+    skipped: int
+    streak: int
+    leaf: str | None
+
+
+class NonFiniteGradients(RuntimeError):  # noqa: N818 (it names what was found)
+    """Too many steps in a row had a gradient with infinity or NaN."""
+
+
+def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None = None) -> Transformation:
+    """A step whose gradient holds infinity or NaN changes neither parameters nor state, and is counted.
+
+    The update of a skipped step is -0.0 everywhere, which `optax.apply_updates` adds without changing a bit. Inside
+    `shard_map` each device judges its own shard.
+
+    Args:
+      tx: any optax transformation.
+      give_up_after: the number of skipped steps in a row at which :func:`skip_report` raises; never when left out.
+        It is raised on the host, by that call, so that a training step never waits for the host.
+
+    Raises:
+      ValueError: if give_up_after is not a whole number above 0.
+
+    >>> import adamx
+    >>> tx = skip_nonfinite(adamx.sgd(1.0))
+    >>> params = {"w": jnp.ones(2), "b": jnp.ones(1)}
+    >>> updates, state = tx.update({"w": jnp.array([1.0, jnp.nan]), "b": jnp.ones(1)}, tx.init(params))
+    >>> skip_report(state, params)
+    SkipReport(skipped=1, streak=1, leaf='w')
+    """
+    if give_up_after is not None and (
+        isinstance(give_up_after, bool) or not isinstance(give_up_after, int) or give_up_after < 1
+    ):
+        raise ValueError(f"give_up_after must be a whole number above 0, but is {give_up_after!r}.")
+    inner = optax.with_extra_args_support(tx)
+
+    def init(params: PyTree) -> SkipState:
+        def number(n: int) -> Array:
+            return jnp.full((), n, jnp.int32)
+
+        return SkipState(inner.init(params), number(0), number(0), number(-1), number(give_up_after or 0))
+
+    def update(updates: PyTree, state: SkipState, params: PyTree = None, **extra: Any) -> tuple[PyTree, SkipState]:
+        positions = [i for i, g in enumerate(tree.flatten(updates)[0]) if _is_trained(g)]
+        bad = [~jnp.all(jnp.isfinite(g)) for g in tree.flatten(updates)[0] if _is_trained(g)]
+        flags = jnp.stack(bad) if bad else jnp.zeros((1,), bool)
+        skip = jnp.any(flags)
+        # The inner transformation sees zeros instead, so that derivatives through a skipped step stay finite too.
+        calm = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros_like(g), g) if _is_trained(g) else g, updates)
+        out, after = inner.update(calm, state.inner, params, **extra)
+        out = jax.tree.map(
+            lambda u: jnp.where(skip, jnp.full_like(u, numerics.NO_CHANGE), u) if _is_trained(u) else u, out
+        )
+        after = jax.tree.map(lambda new, old: jnp.where(skip, old, new), after, state.inner)
+        first = jnp.asarray(positions or [-1], jnp.int32)[jnp.argmax(flags)]
+        return out, SkipState(
+            after,
+            jnp.where(skip, numerics.increment(state.skipped), state.skipped),
+            jnp.where(skip, numerics.increment(state.streak), 0),
+            jnp.where(skip, first, state.leaf),
+            state.limit,
+        )
+
+    return Transformation(init, update)
+
+
+def _is_trained(g: Any) -> bool:
+    return hasattr(g, "dtype") and numerics.is_inexact(g.dtype)
+
+
+def skip_report(state: PyTree, params: PyTree) -> SkipReport:
+    """What the guard has skipped; waits for the device, so call it every so many steps.
+
+    Args:
+      state: a state with a :class:`SkipState` somewhere in it, such as that of a chain or of `nnx.Optimizer`.
+      params: the tree that the optimiser was made for; only its structure is read, for the leaf's name.
+
+    Raises:
+      NonFiniteGradients: if as many steps in a row as `give_up_after` said were skipped.
+      ValueError: if there is no SkipState.
+    """
+    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, SkipState)) if isinstance(s, SkipState)]
+    if not found:
+        raise ValueError("this state holds no SkipState: wrap the transformation in skip_nonfinite(...) first.")
+    skipped, streak, leaf, limit = (int(np.asarray(jax.tree.leaves(x)[0])) for x in found[0][1:])
+    name = tree.names(params)[leaf] if leaf >= 0 else None
+    if limit and streak >= limit:
+        raise NonFiniteGradients(
+            f"{streak} steps in a row had non-finite gradients (limit {limit}, {skipped} skipped in all), the last"
+            f" first in leaf {name!r}; parameters and state are those before the first of them. Lower the learning"
+            " rate, clip, or look at that layer's inputs."
+        )
+    return SkipReport(skipped, streak, name)

@@ -1,0 +1,21 @@
+"""Eight fake devices, jaxtyping's annotations checked at run time, and nothing global besides."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import chex
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("adamx", "beartype.beartype")
+chex.set_n_cpu_devices(8)
+
+
+@pytest.fixture
+def x64():
+    """Run a test in double precision."""
+    with jax.enable_x64(True):
+        yield
