@@ -28,19 +28,19 @@ class Derived:
         self.f, self.args = f, args
 
 
-def resolve(scalar: "Scalar | Derived", count: Array, dtype: Any) -> float | Float[Array, ""]:
+def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> float | Float[Array, ""]:
     """The value for this step: a Python number as it is, anything else as an array of `dtype`.
 
     Args:
       scalar: what a method was given.
-      count: int32, steps taken before this one.
+      count: int32[], steps taken before this one; what schedules see.
+      t: int32[], count + 1; what Derived sees, as a float.
       dtype: float32 or float64.
     """
     if is_number(scalar):
         return scalar
     if isinstance(scalar, Derived):
-        t = count.astype(dtype) + 1
-        value = scalar.f(t, *(resolve(a, count, dtype) for a in scalar.args))
+        value = scalar.f(t.astype(dtype), *(resolve(a, count, t, dtype) for a in scalar.args))
     else:
         value = scalar(count) if callable(scalar) else scalar
     return jnp.asarray(value, dtype)

@@ -226,7 +226,7 @@ def lift(*parts: Part) -> Transformation:
         count, t = state.count, numerics.increment(state.count)
         dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
         real = numerics.real_dtype(*dtypes)
-        hyper = [resolve(specs[i], count, real) for i in dynamic]
+        hyper = [resolve(specs[i], count, t, real) for i in dynamic]
         label = [part.labels(grads if params is None else params) if part.labels else None for part in parts]
         us = list(gs)
         for stage, members in enumerate(stages):
