@@ -28,8 +28,9 @@ class Case(NamedTuple):
       oracle: float64 NumPy, called with lr and the keywords in `says`.
       says: the oracle's keywords, where they differ from `args`.
       moments: names of the state's moments, with float32 parameters' bytes in `4 * len(moments)`.
-      ulps: how far float32 may be from the oracle, in float32 units of the last place of the learning rate, at
-        gradients of N(0, 1); 4 covers the roundings of a step of size lr.
+      ulps: how far float32 may be from the oracle, in units of the last place (2^-24) of the larger of learning rate
+        and longest update. 16 covers the roundings of 60 steps; a momentum of 0.9 sums ten of them, and a centred
+        second moment is a difference of two (its condition is 1 / eps).
     """
 
     name: str
@@ -53,10 +54,10 @@ METHODS = [
     Case("sgd-nesterov", adamx.sgd, {"momentum": 0.9, "nesterov": True}, sgd, ("trace",), ulps=64),
     Case("sgd-dampened", adamx.sgd, {"momentum": 0.9, "dampening": 0.5}, sgd, ("trace",), ulps=64),
     Case("adagrad", adamx.adagrad, {}, adagrad, ("nu",)),
-    Case("adagrad-torch", adamx.adagrad, {"initial_accumulator_value": 0.0, "eps": 1e-10, "eps_in_sqrt": False}, adagrad,
-         ("nu",), {"start": 0.0, "eps": 1e-10, "eps_in_sqrt": False}),
+    Case("adagrad-torch", adamx.adagrad, {"initial_accumulator_value": 0.0, "eps": 1e-10, "eps_in_sqrt": False},
+         adagrad, ("nu",), {"start": 0.0, "eps": 1e-10, "eps_in_sqrt": False}),
     Case("rmsprop", adamx.rmsprop, {}, rmsprop, ("nu",)),
-    Case("rmsprop-centered", adamx.rmsprop, {"centered": True, "eps": 1e-4}, rmsprop, ("mu", "nu"), ulps=64),
+    Case("rmsprop-centered", adamx.rmsprop, {"centered": True, "eps": 0.1}, rmsprop, ("mu", "nu"), ulps=256),
     Case("rmsprop-momentum", adamx.rmsprop, {"momentum": 0.9, "eps_in_sqrt": False}, rmsprop, ("nu", "trace"), ulps=64),
     Case("rmsprop-nesterov", adamx.rmsprop, {"momentum": 0.9, "nesterov": True}, rmsprop, ("nu", "trace"), ulps=64),
     Case("adam", adamx.adam, {}, adam, ("mu", "nu")),
