@@ -1,4 +1,4 @@
-"""Eight fake devices, jaxtyping's annotations checked at run time, and nothing global besides."""
+"""Eight fake devices, the annotations of leaf functions checked at run time, and nothing global besides."""
 
 import os
 
@@ -10,7 +10,7 @@ import jax
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook("adamx", "beartype.beartype")
+jaxtyping.install_import_hook(["adamx.ground.numerics", "adamx.parts.rules"], "beartype.beartype")
 chex.set_n_cpu_devices(8)
 
 

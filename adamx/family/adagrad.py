@@ -1,17 +1,17 @@
 """AdaGrad: the gradient over the root of all squared gradients so far."""
 
-from adamx.ground.hyper import Scalar, exact_when_injected
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts.links import scale_by_lr, scale_by_moments
 from adamx.parts.moments import trace
 from adamx.parts.rules import normalise
 
 
-@exact_when_injected
+@method
 def adagrad(
-    learning_rate: Scalar, initial_accumulator_value: float = 0.1, eps: Scalar = 1e-7, *, eps_in_sqrt: bool = True
+    learning_rate: Scalar, initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7, *, eps_in_sqrt: bool = True
 ) -> Transformation:
-    r"""AdaGrad:
+    r"""AdaGrad.
 
         n_t = n_{t-1} + g_t^2,  n_0 = initial_accumulator_value
         u_t = -lr g_t / sqrt(n_t + eps)

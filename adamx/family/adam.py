@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
 from adamx.parts.moments import ema
 from adamx.parts.rules import hat, ratio
 
 
-@exact_when_injected
+@method
 def adam(
     learning_rate: Scalar,
     b1: Scalar = 0.9,
@@ -20,7 +20,7 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> Transformation:
-    r"""Adam, as Algorithm 1 prints it:
+    r"""Adam, as Algorithm 1 prints it.
 
         m_t = b1 m_{t-1} + (1 - b1) g_t
         v_t = b2 v_{t-1} + (1 - b2) g_t^2
@@ -50,8 +50,8 @@ def adam(
     >>> import jax.numpy as jnp
     >>> tx = adam(0.1)  # the first step has the size of the learning rate, whatever the gradient's scale
     >>> g = {"w": jnp.array([1e-3, -1e3])}
-    >>> print(tx.update(g, tx.init(g))[0]["w"])
-    [-0.099999  0.1     ]
+    >>> [f"{u:.3f}" for u in tx.update(g, tx.init(g))[0]["w"]]
+    ['-0.100', '0.100']
     """
     spelled_otherwise("adam", "mu_dtype", mu_dtype, "store_state(adam(...), mu=dtype)")
     spelled_otherwise("adam", "nesterov", nesterov, "nadam(...)")

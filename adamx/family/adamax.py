@@ -1,13 +1,13 @@
 """AdaMax: Adam in the infinity norm."""
 
-from adamx.ground.hyper import Scalar, exact_when_injected
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
 from adamx.parts.moments import decayed_max, ema
 from adamx.parts.rules import quotient
 
 
-@exact_when_injected
+@method
 def adamax(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Transformation:
     r"""Adam whose denominator is a decaying maximum of |g|.
 
@@ -35,7 +35,7 @@ def adamax(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Sca
     >>> import jax.numpy as jnp
     >>> g = {"w": jnp.array([4.0, -0.5])}
     >>> tx = adamax(0.25, eps=0.0)
-    >>> print(tx.update(g, tx.init(g))[0]["w"])
+    >>> print(tx.update(g, tx.init(g))[0]["w"].round(4))
     [-0.25  0.25]
     """
     return chain(

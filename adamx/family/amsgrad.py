@@ -2,14 +2,14 @@
 
 from typing import Any, Literal
 
-from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
 from adamx.parts.moments import ema, peak
 from adamx.parts.rules import ratio
 
 
-@exact_when_injected
+@method
 def amsgrad(
     learning_rate: Scalar,
     b1: Scalar = 0.9,

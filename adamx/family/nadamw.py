@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
 from adamx.parts.links import add_decayed_weights, bias_correct, scale_by_lr, scale_by_moments
@@ -10,7 +10,7 @@ from adamx.parts.moments import ema
 from adamx.parts.rules import nadam_weights, nesterov_ratio
 
 
-@exact_when_injected
+@method
 def nadamw(
     learning_rate: Scalar,
     b1: Scalar = 0.9,
@@ -22,7 +22,7 @@ def nadamw(
     mask: Mask | None = None,
     *,
     momentum_decay: Scalar | None = None,
-    base_lr: float | None = None,
+    base_lr: Scalar | None = None,
 ) -> Transformation:
     r"""NAdam with decoupled weight decay.
 

@@ -1,24 +1,24 @@
 """RMSProp: the gradient over the root of its recent mean square."""
 
-from adamx.ground.hyper import Scalar, exact_when_injected
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts import moments, rules
 from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
 
 
-@exact_when_injected
+@method
 def rmsprop(
     learning_rate: Scalar,
     decay: Scalar = 0.9,
     eps: Scalar = 1e-8,
-    initial_scale: float = 0.0,
+    initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = True,
     centered: bool = False,
     momentum: Scalar | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> Transformation:
-    r"""RMSProp, plain, centred, with momentum:
+    r"""RMSProp, plain, centred, with momentum.
 
         n_t = decay n_{t-1} + (1 - decay) g_t^2,  n_0 = initial_scale
         m_t = decay m_{t-1} + (1 - decay) g_t              (centred; otherwise m_t = 0)

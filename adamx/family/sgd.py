@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from adamx.ground.hyper import Scalar, exact_when_injected, spelled_otherwise
+from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.parts import moments, rules
 from adamx.parts.links import scale_by_lr, scale_by_moments
 
 
-@exact_when_injected
+@method
 def sgd(
     learning_rate: Scalar,
     momentum: Scalar | None = None,
@@ -17,7 +17,7 @@ def sgd(
     *,
     dampening: Scalar = 0.0,
 ) -> Transformation:
-    r"""Stochastic gradient descent, plain, with momentum, or with Nesterov's:
+    r"""Stochastic gradient descent, plain, with momentum, or with Nesterov's.
 
         s_t = momentum s_{t-1} + (1 - dampening) g_t     (the first gradient undamped)
         u_t = -lr g_t,   -lr s_t   or   -lr (g_t + momentum s_t)

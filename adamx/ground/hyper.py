@@ -1,8 +1,9 @@
 """Hyper-parameters: checked at construction, resolved once a step, never compared when traced."""
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from adamx.ground.numerics import is_number
 
 Schedule = Callable[[Any], Any]  # of the 0-based step
-Scalar = float | Array | Schedule
+Scalar = float | int | Array | Schedule
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -49,7 +50,7 @@ def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> f
 def scalar(name: str, value: Any) -> Any:
     """`value` if it can be a hyper-parameter: a number, a real scalar array or a schedule of the 0-based step.
 
-    NumPy scalars and 0-d NumPy arrays become Python numbers.
+    Integers, NumPy scalars and 0-d NumPy arrays become Python floats.
 
     Raises:
       TypeError: if it is something else.
@@ -62,14 +63,16 @@ def scalar(name: str, value: Any) -> Any:
     TypeError: learning_rate must be a number, a scalar array or a schedule of the step, not the str '1e-3'.
     """
     if isinstance(value, (np.generic, np.ndarray)) and value.shape == () and value.dtype.kind in "fiu":
-        return value.item()
+        return float(value)
     if isinstance(value, jax.Array):
         if value.shape != ():
             raise ValueError(f"{name} must be one number, but its shape is {value.shape}; sweep with jax.vmap.")
         if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{name} must be real, but its dtype is {value.dtype}.")
         return value
-    if is_number(value) or (callable(value) and not isinstance(value, type)):
+    if is_number(value):
+        return float(value)
+    if callable(value) and not isinstance(value, type):
         return value
     raise TypeError(
         f"{name} must be a number, a scalar array or a schedule of the step, not the {type(value).__name__} {value!r}."
@@ -144,15 +147,43 @@ class _ExactSignature(inspect.Signature):
         return bound
 
 
-def exact_when_injected(factory: F) -> F:
-    """Mark a method's factory so that `optax.inject_hyperparams` keeps its numbers in full precision.
+# What the field's names of hyper-parameters may be; an argument of a method with one of them is checked by it.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "learning_rate": finite,
+    "base_lr": above_zero,
+    "b1": decay,
+    "b2": decay,
+    "decay": decay,
+    "momentum": at_least_zero,
+    "dampening": finite,
+    "momentum_decay": at_least_zero,
+    "eps": at_least_zero,
+    "eps_root": at_least_zero,
+    "weight_decay": at_least_zero,
+    "initial_accumulator_value": at_least_zero,
+    "initial_scale": at_least_zero,
+}
 
-    That wrapper casts Python floats to the parameters' dtype, which turns b2 = 0.999 into 1.0 for bfloat16
-    parameters, but leaves strongly typed arrays alone (optax 0.2.8, `_convert_floats`). It reads the factory's
-    signature to bind the arguments, so a signature that binds floats as arrays is all that it takes.
+
+def method(factory: F) -> F:
+    """A method's factory whose numbers are checked by the names that its user gave them, and stay exact if injected.
+
+    `optax.inject_hyperparams` casts Python floats to the parameters' dtype, which turns b2 = 0.999 into 1.0 for
+    bfloat16 parameters, but leaves strongly typed arrays alone (optax 0.2.8, `_convert_floats`). It reads the
+    factory's signature to bind the arguments, so a signature that binds floats as arrays is all that it takes.
     """
     signature = inspect.signature(factory)
-    factory.__signature__ = _ExactSignature(  # pyright: ignore[reportFunctionMemberAccess]
+    optional = {name for name, p in signature.parameters.items() if p.default is None}
+
+    @functools.wraps(factory)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name in CHECKS and not (value is None and name in optional):
+                bound.arguments[name] = CHECKS[name](name, value)
+        return factory(*bound.args, **bound.kwargs)
+
+    checked.__signature__ = _ExactSignature(  # pyright: ignore[reportAttributeAccessIssue]
         list(signature.parameters.values()), return_annotation=signature.return_annotation
     )
-    return factory
+    return cast(F, checked)

@@ -7,6 +7,7 @@ hundreds of leaves has only a few distinct leaf shapes. :func:`chain` merges nei
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +64,8 @@ class Part(NamedTuple):
 
     name: str
     update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Array, dict[str, Array]]]
-    slots: Mapping[str, Callable[[Array], Array]] = {}
-    hyper: Any = {}
+    slots: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
+    hyper: Any = ()
     ask: Callable[[Any, list[Array], list[Any]], PyTree] | None = None
     labels: Callable[[PyTree], list[Hashable]] | None = None
     needs_params: bool = False
@@ -78,7 +79,7 @@ class Rule(NamedTuple):
 
     name: str
     call: Callable[..., Array]
-    hyper: Mapping[str, Any] = {}
+    hyper: Mapping[str, Any] = MappingProxyType({})
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -95,7 +96,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
     parts: tuple[Part, ...] | None
     step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
-    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):
+    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):  # noqa: D102
         self = super().__new__(cls, init, update)
         self.parts = parts
         self.step = step or _step_of(update)
@@ -110,10 +111,11 @@ def _step_of(update: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def zeros(p: Array, *, real: bool = False, start: float = 0.0) -> Array:
+def zeros(p: Any, *, real: bool = False, start: Any = 0.0) -> Array:
     """A slot for p: its shape and sharding, at least float32, complex where p is unless `real`.
 
-    It is built from p and not from its shape, so that shardings, placeholders and abstract values pass through.
+    It is built from p (an array of JAX or NumPy, or an abstract value) and not from its shape, so that it has p's
+    sharding.
     """
     dtype = numerics.real_dtype(p.dtype)
     return jnp.full_like(p, start, dtype=dtype if real else numerics.like(p.dtype, dtype))
@@ -272,8 +274,9 @@ def _stages(parts: Sequence[Part]) -> list[list[int]]:
 
 
 def _strong(x: Any) -> Any:
-    """A Python number as an array that is not weakly typed; anything else as it is."""
-    return numerics.as_array(x) if isinstance(x, (int, float, complex)) else x
+    """A Python number or NumPy array as a JAX array that is not weakly typed; anything else as it is."""
+    foreign = isinstance(x, (int, float, complex, np.generic, np.ndarray))
+    return numerics.as_array(x) if foreign and getattr(x, "dtype", None) != jax.dtypes.float0 else x
 
 
 def _trained(g: Any, p: Any) -> bool:

@@ -99,10 +99,9 @@ def selected(mask: Mask, tree: PyTree, who: str) -> list[bool]:
             jax.tree.map(lambda m, sub: _Pair(m, sub), chosen, marked), is_leaf=lambda x: isinstance(x, _Pair)
         )
     except (ValueError, TypeError) as error:
-        inner = f": {error}" if str(error) else ""
         raise ValueError(
-            f"{who} must be a tree of bools with the structure of the parameters ({some(words)}), or a prefix of it"
-            f"{inner}"
+            f"{who} must be a tree of bools with the structure of the parameters ({some(words)}), or a prefix of it,"
+            f" but has the leaves {some(names(chosen))}."
         ) from error
     for pair in pairs:
         if not isinstance(pair.chosen, (bool, np.bool_)):

@@ -126,7 +126,7 @@ def scale_by_lr(learning_rate: Scalar) -> Transformation:
 
 
 def add_decayed_weights(
-    weight_decay: Scalar, mask: tree.Mask | None = None, *, base_lr: float | None = None
+    weight_decay: Scalar, mask: tree.Mask | None = None, *, base_lr: Scalar | None = None
 ) -> Transformation:
     """U + weight_decay * p. What that means depends on where it stands.
 

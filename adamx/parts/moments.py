@@ -18,7 +18,7 @@ def _raised(power: int) -> Callable[[Array], Array]:
     return numerics.abs_square if power == 2 else lambda g: g
 
 
-def ema(decay: Scalar, power: int = 1, *, lag: bool = False, start: float = 0.0) -> Transformation:
+def ema(decay: Scalar, power: int = 1, *, lag: bool = False, start: Scalar = 0.0) -> Transformation:
     """The exponential moving average m_t = b m_{t-1} + (1 - b) g_t^power; it replaces the gradient.
 
     Args:
@@ -48,7 +48,7 @@ def ema(decay: Scalar, power: int = 1, *, lag: bool = False, start: float = 0.0)
     return lift(Part("ema", update, {"ema": slot}, {"decay": hyper.decay("decay", decay)}))
 
 
-def trace(decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, start: float = 0.0) -> Transformation:
+def trace(decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, start: Scalar = 0.0) -> Transformation:
     """The decaying sum s_t = d s_{t-1} + (1 - dampening) g_t^power; it replaces the gradient.
 
     Momentum is `trace(0.9)`, AdaGrad's accumulator `trace(1.0, power=2)`.

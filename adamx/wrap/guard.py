@@ -45,8 +45,9 @@ class NonFiniteGradients(RuntimeError):  # noqa: N818 (it names what was found)
 def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None = None) -> Transformation:
     """A step whose gradient holds infinity or NaN changes neither parameters nor state, and is counted.
 
-    The update of a skipped step is -0.0 everywhere, which `optax.apply_updates` adds without changing a bit. Inside
-    `shard_map` each device judges its own shard.
+    The update of a skipped step is -0.0 everywhere, which `optax.apply_updates` adds without changing a bit (of normal
+    numbers: XLA on CPU flushes subnormal parameters to zero in any addition). Inside `shard_map` each device judges
+    its own shard.
 
     Args:
       tx: any optax transformation.

@@ -38,7 +38,7 @@ def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
         if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
             raise TypeError(f"{name} must be stored in a floating dtype, not {jnp.dtype(dtype)}.")
 
-    def stored(make: Callable[[Array], Array], dtype: Any, p: Array) -> Array:
+    def stored(make: Callable[[Any], Array], dtype: Any, p: Any) -> Array:
         return _cast(make(p), dtype)
 
     return lift(
