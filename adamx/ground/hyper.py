@@ -38,7 +38,7 @@ def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> f
       t: int32[], count + 1; what Derived sees, as a float.
       dtype: float32 or float64.
     """
-    if is_number(scalar):
+    if isinstance(scalar, (int, float)):
         return scalar
     if isinstance(scalar, Derived):
         value = scalar.f(t.astype(dtype), *(resolve(a, count, t, dtype) for a in scalar.args))

@@ -28,7 +28,7 @@ class State(NamedTuple):
       moments: by name ("mu", "nu", "nu_peak"), trees shaped like the parameters, of plain arrays.
     """
 
-    count: Int32[Array, ""]
+    count: Int32[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (it hides tuple.count; optax's name)
     moments: dict[str, PyTree]
 
 
@@ -67,7 +67,7 @@ class Part(NamedTuple):
     slots: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
     hyper: Any = ()
     ask: Callable[[Any, list[Array], list[Any]], PyTree] | None = None
-    labels: Callable[[PyTree], list[Hashable]] | None = None
+    labels: Callable[[PyTree], Sequence[Hashable]] | None = None
     needs_params: bool = False
 
 
@@ -179,7 +179,7 @@ def lift(*parts: Part) -> Transformation:
     specs, structure = jax.tree.flatten([part.hyper for part in parts])
     dynamic = [i for i, s in enumerate(specs) if not numerics.is_number(s)]
 
-    def one_leaf(stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p, asked):
+    def one_leaf(stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p: Any, asked):
         """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
         real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
         values: list[Any] = list(specs)
@@ -187,7 +187,8 @@ def lift(*parts: Part) -> Transformation:
             values[i] = value.astype(real)
         hypers = jax.tree.unflatten(structure, values)
         widen = lambda x: x.astype(numerics.like(x.dtype, real))  # noqa: E731
-        u, wide_p = widen(g), None if p is None else widen(p)
+        u = widen(g)
+        wide_p = jax.tree.map(widen, p)  # None stays None
         kept = {}
         for i, label in zip(stages[stage], labels, strict=True):
             part = parts[i]
@@ -229,7 +230,8 @@ def lift(*parts: Part) -> Transformation:
         dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
         real = numerics.real_dtype(*dtypes)
         hyper = [resolve(specs[i], count, t, real) for i in dynamic]
-        label = [part.labels(grads if params is None else params) if part.labels else None for part in parts]
+        unlabelled = [None] * len(gs)
+        label = [part.labels(grads if params is None else params) if part.labels else unlabelled for part in parts]
         us = list(gs)
         for stage, members in enumerate(stages):
             last = stage == len(stages) - 1
@@ -242,7 +244,7 @@ def lift(*parts: Part) -> Transformation:
                 mine = jax.tree.unflatten(structure, values)[members[0]]
                 asked = ask(mine, [us[i] for i in live], [ps[i] for i in live])
             for i in live:
-                labels = tuple(None if label[m] is None else label[m][i] for m in members)
+                labels = tuple(label[m][i] for m in members)
                 mine = {name: slots[name][i] for m in members for name in parts[m].slots}
                 out = ("step" if stepping else gs[i].dtype) if last else None
                 us[i], new = leaf(stage, labels, out, hyper, t, us[i], mine, ps[i], asked)

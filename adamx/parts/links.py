@@ -106,9 +106,8 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
     b1 = hyper.decay("b1", b1)
     if b2 is None:
         return _scaled("bias_correct", Derived(lambda t, b1: 1 / one_minus_power(b1, t), b1))
-    b2 = hyper.decay("b2", b2)
-    both = Derived(lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t), b1, b2)
-    return _scaled("bias_correct", both)
+    roots = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)  # noqa: E731
+    return _scaled("bias_correct", Derived(roots, b1, hyper.decay("b2", b2)))
 
 
 def scale_by_lr(learning_rate: Scalar) -> Transformation:
