@@ -3,13 +3,16 @@
     python -m benchmarks.step [--shapes gpt2,1000x4096,2000x64] [--rounds 15] [--short]
 
 Contestants run in turn, round by round, so that a machine's drift meets all of them; a ratio is taken within a round,
-and its median and quartiles are printed. `adamx.step` updates and adds in one call; the others return updates that
-`optax.apply_updates` adds in the same program. PyTorch's fused Adam runs where torch is installed. The copy is an
-in-place scaling of as many bytes as Adam must move (28 a parameter): what the memory allows at best.
+and its median and quartiles are printed. Each turn starts from fresh arrays, so that nobody keeps a lucky place in
+memory. `adamx.step` updates and adds in one call; the others return updates that `optax.apply_updates` adds in the same
+program. optax runs twice: the second row's distance from 1 is what the noise is worth. PyTorch's fused Adam runs where
+torch is installed. The copy is an in-place scaling of as many bytes as Adam must move (28 a parameter): what the memory
+allows at best.
 """
 
 import argparse
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -83,33 +86,40 @@ def prepare(step: Callable[..., Any], *args: Any) -> Compiled:
     return Compiled(compiled, t1 - start, t2 - t1, t3 - t2, memory.temp_size_in_bytes if memory else -1)
 
 
-class Runner:
-    """A contestant: something that takes one step when called."""
+class Runner(NamedTuple):
+    """A contestant: `reset` puts it at a fresh start, `call` takes one step."""
 
-    def __init__(self, name: str, call: Callable[[], None]):
-        self.name, self.call = name, call
+    name: str
+    reset: Callable[[], None]
+    call: Callable[[], None]
 
 
 def jax_runner(name: str, compiled: Any, tx: Any, params: Any, grads: Any) -> Runner:
     """A step of a compiled program on its own copy of the parameters."""
-    carry = [jax.tree.map(jnp.copy, params), tx.init(params)]
+    carry: list[Any] = []
+
+    def reset():
+        carry[:] = [jax.tree.map(jnp.copy, params), tx.init(params)]
 
     def call():
         carry[:] = compiled(*carry, grads)
         jax.block_until_ready(carry)
 
-    return Runner(name, call)
+    return Runner(name, reset, call)
 
 
 def copy_runner(n: int) -> Runner:
     """Scale, in place, as many bytes as Adam moves for n parameters."""
     scale = jax.jit(lambda x: x * 1.0000001, donate_argnums=0)
-    box = [jnp.ones(n * BYTES // 8, jnp.float32)]
+    box: list[Any] = []
+
+    def reset():
+        box[:] = [jnp.ones(n * BYTES // 8, jnp.float32)]
 
     def call():
         box[0] = scale(box[0]).block_until_ready()
 
-    return Runner("copy", call)
+    return Runner("copy", reset, call)
 
 
 def torch_runner(shapes: list[tuple[int, ...]]) -> Runner | None:
@@ -119,10 +129,15 @@ def torch_runner(shapes: list[tuple[int, ...]]) -> Runner | None:
     except ImportError:
         return None
     torch.set_num_threads(os.cpu_count() or 1)
-    params = [torch.randn(s, requires_grad=True) for s in shapes]
-    for p in params:
-        p.grad = torch.randn_like(p) * 1e-3
-    return Runner(f"torch {torch.__version__} fused", torch.optim.Adam(params, lr=1e-3, fused=True).step)
+    box: list[Any] = []
+
+    def reset():
+        params = [torch.randn(s, requires_grad=True) for s in shapes]
+        for p in params:
+            p.grad = torch.randn_like(p) * 1e-3
+        box[:] = [torch.optim.Adam(params, lr=1e-3, fused=True)]
+
+    return Runner(f"torch {torch.__version__} fused", reset, lambda: box[0].step())
 
 
 def quartiles(values: list[float]) -> str:
@@ -132,21 +147,19 @@ def quartiles(values: list[float]) -> str:
 
 
 def race(runners: list[Runner], rounds: int) -> dict[str, list[float]]:
-    """Seconds a step, contestants in turn; small programs are repeated to at least 20 ms a turn."""
-    for r in runners:
-        r.call()
-    repeats = {}
-    for r in runners:
-        start = time.perf_counter()
-        r.call()
-        repeats[r.name] = max(1, round(0.02 / (time.perf_counter() - start)))
+    """Seconds a step: each round every contestant starts anew, warms up, and takes steps for at least 50 ms."""
     seconds: dict[str, list[float]] = {r.name: [] for r in runners}
-    for i in range(rounds):
-        for r in runners if i % 2 == 0 else runners[::-1]:
-            start = time.perf_counter()
-            for _ in range(repeats[r.name]):
+    order = random.Random(0)
+    for _ in range(rounds):
+        for r in order.sample(runners, len(runners)):
+            r.reset()
+            r.call()
+            took: list[float] = []
+            while sum(took) < 0.05 or len(took) < 3:
+                start = time.perf_counter()
                 r.call()
-            seconds[r.name].append((time.perf_counter() - start) / repeats[r.name])
+                took.append(time.perf_counter() - start)
+            seconds[r.name].append(statistics.median(took))
     return seconds
 
 
@@ -158,6 +171,7 @@ def measure(label: str, shapes: list[tuple[int, ...]], rounds: int, builds: int)
         "optax.adam": (lambda: optax.adam(1e-3), False),
         "adamx.adam": (lambda: adamx.adam(1e-3), False),
         "adamx.adam .step": (lambda: adamx.adam(1e-3), True),
+        "optax.adam again": (lambda: optax.adam(1e-3), False),
     }
     made: dict[str, list[Compiled]] = {name: [] for name in contestants}
     for _ in range(builds):

@@ -8,9 +8,10 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
-from adamx.ground.numerics import is_number
+from adamx.ground.numerics import as_array, is_number
 
 Schedule = Callable[[Any], Any]  # of the 0-based step
 Scalar = float | int | Array | Schedule
@@ -23,10 +24,11 @@ class Derived:
     Args:
       f: takes t = 1, 2, ... as a float scalar, and each of `args` resolved for this step.
       args: Scalars, or further Derived.
+      positive: whether it is known to be above 0, in float32 too.
     """
 
-    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived"):
-        self.f, self.args = f, args
+    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived", positive: bool = False):
+        self.f, self.args, self.positive = f, args, positive
 
 
 def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> float | Float[Array, ""]:
@@ -135,16 +137,32 @@ def spelled_otherwise(method: str, argument: str, value: Any, spelling: str) -> 
 
 
 class _ExactSignature(inspect.Signature):
-    """A signature whose bound Python floats arrive as strongly typed arrays."""
+    """A signature whose bound Python floats, and what bound schedules return, arrive as strongly typed arrays."""
 
     def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
         bound = super().bind(*args, **kwargs)
         bound.apply_defaults()
-        wide = jax.dtypes.canonicalize_dtype(np.float64)
         for name, value in bound.arguments.items():
-            if isinstance(value, float):
-                bound.arguments[name] = jnp.asarray(value, wide)
+            if callable(value) and not isinstance(value, (type, optax.base.StatefulSchedule)):
+                bound.arguments[name] = _strong_schedule(value)
+            else:
+                bound.arguments[name] = _strong(value)
         return bound
+
+
+def _strong(value: Any) -> Any:
+    """A Python float or weakly typed array as an array that no wrapper takes for a Python float; else unchanged."""
+    if isinstance(value, float):
+        return jnp.asarray(value, jax.dtypes.canonicalize_dtype(np.float64))
+    return as_array(value) if getattr(value, "weak_type", False) else value
+
+
+def _strong_schedule(schedule: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(schedule)
+    def strong(*args: Any, **kwargs: Any) -> Any:
+        return _strong(schedule(*args, **kwargs))
+
+    return strong
 
 
 # What the field's names of hyper-parameters may be; an argument of a method with one of them is checked by it.

@@ -65,10 +65,16 @@ def abs_square(x: Inexact[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.real(x * jnp.conj(x)) if jnp.iscomplexobj(x) else x * x
 
 
+@jax.custom_jvp
 def sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The square root whose derivative at 0 is 0 instead of infinite, so that meta-gradients stay finite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return jnp.sqrt(x)
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals: tuple, tangents: tuple) -> tuple:
+    root = sqrt(*primals)
+    return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
 
 
 def divide(a: Inexact[Array, "*s"], b: Float[Array, "*#s"]) -> Inexact[Array, "*s"]:

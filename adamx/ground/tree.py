@@ -90,7 +90,7 @@ def selected(mask: Mask, tree: PyTree, who: str) -> list[bool]:
         return [any(fnmatchcase(w, p) for p in patterns) for w in words]
     if not words:  # the placeholder of optax.tree.map_params and empty trees have nothing to choose from
         return []
-    chosen = mask(tree) if callable(mask) else mask
+    chosen = mask(_bare(tree)) if callable(mask) else mask
     leaves, structure = flatten(tree)
     marked = structure.unflatten(range(len(leaves)))
     out = [False] * len(leaves)
@@ -113,6 +113,17 @@ def selected(mask: Mask, tree: PyTree, who: str) -> list[bool]:
             f"{who} chooses none of the {len(words)} leaves ({some(words)}); leave the link out, or mend the mask."
         )
     return out
+
+
+def _bare(tree: PyTree) -> PyTree:
+    """The tree with Flax's variables replaced by what they hold, so that paths are the same at init and at update."""
+    value = (jax.tree_util.GetAttrKey("value"),)
+
+    def holds(x: Any) -> bool:
+        below = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0]
+        return len(below) == 1 and below[0][0] == value
+
+    return jax.tree.map(lambda x: jax.tree.leaves(x)[0] if holds(x) else x, tree, is_leaf=holds)
 
 
 class _Pair:

@@ -1,6 +1,8 @@
 """Given what I remember, which way? Pure functions of one leaf, in the papers' letters."""
 
 import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,7 +27,8 @@ def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar | Derived:
     """
     if is_number(eps) and eps == 0:
         return 0.0
-    return Derived(lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power, at_least_zero("eps", eps), b2)
+    scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power  # noqa: E731
+    return Derived(scaled, at_least_zero("eps", eps), b2, positive=isinstance(eps, float) and eps > 1e-24)
 
 
 def _checked(name: str, value: Scalar | Derived) -> Scalar | Derived:
@@ -38,9 +41,10 @@ def _root(h: Any, nu: Array) -> Array:
     return numerics.sqrt(inside) + h["eps"]
 
 
-def _over(h: Any, a: Array, root: Array) -> Array:
-    """A / root, guarded against 0 / 0 unless a positive eps is known to stand in the root."""
-    return a / root if is_number(h["eps"]) and h["eps"] > 1e-30 else divide(a, root)
+def _over(eps: Scalar | Derived) -> Callable[[Array, Array], Array]:
+    """Division by a root that eps was added to: 0 / 0 is 0, which costs nothing where eps is known to be positive."""
+    positive = eps.positive if isinstance(eps, Derived) else isinstance(eps, float) and eps > 1e-30
+    return operator.truediv if positive else divide
 
 
 def ratio(eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0) -> Rule:
@@ -55,8 +59,9 @@ def ratio(eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0) -> Rule:
     """
 
     def call(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
-        return _over(h, mu, _root(h, nu))
+        return over(mu, _root(h, nu))
 
+    over = _over(eps)
     return Rule("ratio", call, {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)})
 
 
@@ -74,9 +79,10 @@ def ratio_rms_clipped(eps: Scalar | Derived, threshold: Scalar = 1.0) -> Rule:
 
     def call(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
         root = _root(h, nu)
-        rms = numerics.sqrt(jnp.mean(numerics.abs_square(_over(h, g, root))) if g.size else jnp.zeros((), root.dtype))
-        return _over(h, mu, root * jnp.maximum(1, rms / h["threshold"]))
+        rms = numerics.sqrt(jnp.mean(numerics.abs_square(over(g, root))) if g.size else jnp.zeros((), root.dtype))
+        return over(mu, root * jnp.maximum(1, rms / h["threshold"]))
 
+    over = _over(eps)
     hypers = {"eps": _checked("eps", eps), "eps_root": 0.0, "threshold": at_least_zero("threshold", threshold)}
     return Rule("ratio_rms_clipped", call, hypers)
 
@@ -94,8 +100,9 @@ def nesterov_ratio(
     """
 
     def call(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
-        return _over(h, h["ahead"] * mu + h["now"] * g, _root(h, nu))
+        return over(h["ahead"] * mu + h["now"] * g, _root(h, nu))
 
+    over = _over(eps)
     eps, eps_root = _checked("eps", eps), _checked("eps_root", eps_root)
     return Rule("nesterov_ratio", call, {"ahead": ahead, "now": now, "eps": eps, "eps_root": eps_root})
 
@@ -112,8 +119,9 @@ def normalise(eps: Scalar = 0.0, eps_root: Scalar = 0.0) -> Rule:
 
     def call(h: Any, g: Array, t: Array, *, nu: Array, mu: Array | None = None) -> Array:
         spread = nu if mu is None else jnp.maximum(nu - numerics.abs_square(mu), 0)
-        return _over(h, g, _root(h, spread))
+        return over(g, _root(h, spread))
 
+    over = _over(eps)
     return Rule("normalise", call, {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)})
 
 
