@@ -1,6 +1,7 @@
 """The one table of methods. A property that a method lacks is a column here, not an `if` in a test."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -118,5 +119,9 @@ LINKS = [
 
 ALL = [Wrapped(case.name, case.make) for case in METHODS] + LINKS
 
+# One method for each layout of the state, with and without weight decay: enough where a test depends on nothing else.
+LAYOUTS = list({(c.moments, "weight_decay" in signature(c.factory).parameters): c for c in reversed(METHODS)}.values())
+
+each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)
 each_method = pytest.mark.parametrize("case", METHODS, ids=lambda c: c.name)
 each = pytest.mark.parametrize("case", ALL, ids=lambda c: c.name)

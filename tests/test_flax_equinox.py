@@ -1,7 +1,5 @@
 """Every method trains the models of Flax (nnx and linen) and of Equinox as plain optax would."""
 
-import inspect
-
 import chex
 import equinox as eqx
 import jax
@@ -9,21 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LR, METHODS, each_method
+from cases import LAYOUTS, LR, each_layout, each_method
 from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import adamx
-
-
-def _layout(case):
-    return case.moments, "weight_decay" in inspect.signature(case.factory).parameters
-
-
-LAYOUTS = list({_layout(case): case for case in reversed(METHODS)}.values())
-each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)  # one method for each layout of the state
 
 # A compiled step may contract a multiplication and an addition into one, which differs by a rounding a step.
 ULPS = 8

@@ -3,7 +3,6 @@
 Eight fake CPU devices; `make_mesh` makes explicit axes unless it is told otherwise, so every test says which.
 """
 
-import inspect
 import re
 from collections import Counter
 from functools import cache
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALL, LR, METHODS, each, each_method
+from cases import ALL, LR, each, each_layout, each_method
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,14 +21,6 @@ import adamx
 
 SPECS = {"rows": P("d", None), "columns": P(None, "d"), "vector": P("d"), "whole": P(None)}
 SHAPES = {"rows": (16, 3), "columns": (2, 8), "vector": (8,), "whole": (3,)}
-
-
-def _layout(case):
-    return case.moments, "weight_decay" in inspect.signature(case.factory).parameters
-
-
-LAYOUTS = list({_layout(case): case for case in reversed(METHODS)}.values())
-each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)  # one method for each layout of the state
 
 
 @cache

@@ -17,17 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALL, LINKS, LR, METHODS, each, each_method
+from cases import ALL, LINKS, LR, each, each_layout, each_method
 
 import adamx
-
-
-def _layout(case):
-    return case.moments, "weight_decay" in inspect.signature(case.factory).parameters
-
-
-LAYOUTS = list({_layout(case): case for case in reversed(METHODS)}.values())
-each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)
 
 
 @functools.cache

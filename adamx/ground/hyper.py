@@ -143,7 +143,7 @@ class _ExactSignature(inspect.Signature):
         bound = super().bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if callable(value) and not isinstance(value, (type, optax.base.StatefulSchedule)):
+            if callable(value) and not isinstance(value, (type, optax.schedules.StatefulSchedule)):
                 bound.arguments[name] = _strong_schedule(value)
             else:
                 bound.arguments[name] = _strong(value)
