@@ -83,6 +83,7 @@ class Wrapped(NamedTuple):
 
     name: str
     make: Callable[[], Any]
+    complex_update: bool = True  # whether its output is an update for a complex parameter
 
 
 def adam_from_links():
@@ -95,7 +96,7 @@ def adam_from_links():
 
 LINKS = [
     Wrapped("ema", lambda: adamx.ema(0.9)),
-    Wrapped("ema-lag", lambda: adamx.ema(0.9, power=2, lag=True)),
+    Wrapped("ema-lag", lambda: adamx.ema(0.9, power=2, lag=True), complex_update=False),
     Wrapped("trace", lambda: adamx.trace(0.9)),
     Wrapped("decayed_max", lambda: adamx.decayed_max(0.9)),
     Wrapped("difference", lambda: adamx.difference()),
@@ -113,10 +114,14 @@ LINKS = [
     Wrapped("adam-from-links", adam_from_links),
     Wrapped("clipped-twice", lambda: adamx.chain(
         adamx.clip_by_global_norm(1.0), adamx.adam(LR), adamx.clip_by_global_norm(0.01))),
+    Wrapped("all-scheduled", lambda: adamx.adamw(
+        lambda n: LR / (n + 1), lambda n: 0.9 - 0.1 / (n + 1), lambda n: 0.99, lambda n: 1e-8,
+        weight_decay=lambda n: LR)),
     Wrapped("skip_nonfinite", lambda: adamx.skip_nonfinite(adamx.adam(LR))),
     Wrapped("store_state", lambda: adamx.store_state(adamx.adam(LR), mu=jnp.bfloat16)),
 ]  # fmt: skip
 
+MERGED = [case for case in METHODS + LINKS if case.make().parts is not None]  # made of parts only
 ALL = [Wrapped(case.name, case.make) for case in METHODS] + LINKS
 
 # One method for each layout of the state, with and without weight decay: enough where a test depends on nothing else.

@@ -10,7 +10,7 @@ import jax
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook(["adamx.ground.numerics", "adamx.parts.rules"], "beartype.beartype")
+jaxtyping.install_import_hook("adamx.ground.numerics", "beartype.beartype")
 chex.set_n_cpu_devices(8)
 
 

@@ -1,5 +1,6 @@
 """The laws that every method, link and wrapper keeps, whatever the parameters are made of."""
 
+import inspect
 import itertools
 
 import chex
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALL, METHODS, each, each_method
+from cases import ALL, MERGED, METHODS, each, each_method
 
 import adamx
 
@@ -39,8 +40,8 @@ def pairs():
 @each
 def test_state_avals_never_change_and_updates_have_the_gradients_dtype(case):
     for p_dtype, g_dtype in pairs():
-        if case.name == "ema-lag" and p_dtype == "complex64":
-            continue  # its output is a real second moment, no update for a complex parameter
+        if p_dtype == "complex64" and not case.complex_update:
+            continue
         tx, params, grads = case.make(), filled(p_dtype), filled(g_dtype, 1)
         abstract = jax.eval_shape(tx.init, params)
         before = avals(abstract)
@@ -102,12 +103,12 @@ def test_hyper_parameters_survive_injection_on_bfloat16_parameters(case):
     params, grads = filled("bfloat16"), filled("float32", 1)
     injected = optax.inject_hyperparams(case.factory)(0.01, **case.args)
     state = injected.init(params)
-    given = {"learning_rate": 0.01} | {k: v for k, v in case.args.items() if isinstance(v, float)}
+    defaults = {k: p.default for k, p in inspect.signature(case.factory).parameters.items()}
+    given = {k: v for k, v in (defaults | case.args | {"learning_rate": 0.01}).items() if isinstance(v, float)}
+    assert state.hyperparams.keys() == given.keys()
     for name, value in given.items():
         assert state.hyperparams[name].dtype == jnp.float32
         assert state.hyperparams[name] == np.float32(value)
-    if "b2" in state.hyperparams:
-        assert state.hyperparams["b2"] == np.float32(case.args.get("b2", 0.999))
     plain = case.make()
     updates, _ = jax.jit(injected.update)(grads, state, params)
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
@@ -137,7 +138,8 @@ def test_meta_gradients_are_finite_where_gradients_are_zero(case):
 
 @each
 def test_a_step_can_be_donated_right_after_eager_init(case):
-    tx, params, grads = case.make(), filled("float32"), filled("float32", 1)
+    tx = case.make()
+    params, grads = ({"w": jnp.full((64, 32), x), "b": jnp.full(512, x)} for x in (1.0, 0.1))
     state = tx.init(params)
 
     def step(params, state, grads):
@@ -146,7 +148,7 @@ def test_a_step_can_be_donated_right_after_eager_init(case):
 
     run = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()
     held = sum(x.nbytes for x in jax.tree.leaves((params, state)))
-    assert run.memory_analysis().alias_size_in_bytes >= held - 4 * len(jax.tree.leaves(state))
+    assert run.memory_analysis().alias_size_in_bytes >= held - 64  # the counts may be copied
     params, state = run(params, state, grads)
     params, state = run(params, state, grads)
     chex.assert_tree_all_finite(params)
@@ -224,12 +226,10 @@ def test_step_does_not_round_the_update_to_the_gradients_dtype():
     assert not np.allclose(optax.apply_updates(params, tx.update(grads, tx.init(params))[0])["w"], exact, atol=1e-5)
 
 
-@each
+@pytest.mark.parametrize("case", MERGED, ids=lambda c: c.name)
 def test_merging_changes_nothing(case):
     """adamx.chain against optax.chain of the same parts, one by one."""
     tx, params = case.make(), filled("float32")
-    if tx.parts is None:
-        return  # not a chain of parts: nothing is merged
     alone = optax.chain(*(adamx.lift(part) for part in tx.parts))
     state, states = tx.init(params), alone.init(params)
     for seed in range(1, 4):
@@ -239,25 +239,39 @@ def test_merging_changes_nothing(case):
         chex.assert_trees_all_equal(updates, expected)
 
 
-@each
-def test_vmap_over_learning_rates_equals_the_loop(case):
-    match = next((c for c in METHODS if c.name == case.name), None)
-    if match is None:
-        return  # a link: it has no learning rate
+SWEEPS = {"b1": [0.5, 0.9], "b2": [0.9, 0.99], "eps": [1e-8, 1e-2], "weight_decay": [0.0, 0.1], "momentum": [0.5, 0.9]}
+
+
+@each_method
+def test_vmap_over_hyper_parameters_equals_the_loop(case):
     params, grads = filled("float32"), filled("float32", 1)
 
-    def trained(lr):
-        tx = match.make(lr)
+    accepts = inspect.signature(case.factory).parameters
+    swept = {k: jnp.float32(v) for k, v in SWEEPS.items() if k in accepts and (k != "momentum" or k in case.args)}
+    swept["learning_rate"] = jnp.float32([1e-3, 1e-1])
+
+    def trained(hyper):
+        tx = case.factory(**(case.args | hyper))
         p, state = params, tx.init(params)
         for _ in range(3):
             updates, state = tx.update(grads, state, p)
             p = optax.apply_updates(p, updates)
         return p
 
-    rates = jnp.float32([1e-3, 1e-2, 1e-1])
-    swept = jax.jit(jax.vmap(trained))(rates)
-    looped = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(trained), rates))
-    chex.assert_trees_all_close(swept, looped, rtol=0, atol=2e-7)
+    looped = [jax.jit(trained)({k: v[i] for k, v in swept.items()}) for i in range(2)]
+    together = jax.jit(jax.vmap(trained))(swept)
+    chex.assert_trees_all_close(together, jax.tree.map(lambda *x: jnp.stack(x), *looped), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", sorted({case.factory.__name__ for case in METHODS}))
+def test_a_user_changes_optax_to_adamx_and_nothing_else(name):
+    theirs = inspect.signature(getattr(optax, name)).parameters
+    ours = inspect.signature(getattr(adamx, name)).parameters
+    assert [k for k in ours if k in theirs] == list(theirs)
+    for k, p in theirs.items():
+        assert ours[k].kind == p.kind
+        assert ours[k].default == p.default, k
+    assert all(ours[k].kind == inspect.Parameter.KEYWORD_ONLY for k in ours if k not in theirs)
 
 
 def test_the_table_holds_every_method_that_is_exported():

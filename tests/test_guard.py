@@ -106,6 +106,28 @@ def test_derivatives_through_a_skipped_step_are_finite():
     chex.assert_tree_all_finite(jax.grad(trained)(jnp.ones(3)))
 
 
+def test_names_are_right_under_a_mask_and_in_a_partition():
+    params = {"b": jnp.ones(1), "w": jnp.ones(1), "x": jnp.ones(1)}
+    guarded = adamx.skip_nonfinite(adamx.adam(1e-3), give_up_after=1)
+    for tx in (
+        optax.masked(guarded, {"b": False, "w": True, "x": True}),
+        optax.partition({"a": guarded, "z": guarded}, {"b": "a", "w": "z", "x": "a"}),
+    ):
+        _, state = tx.update(params | {"w": jnp.array([jnp.nan])}, tx.init(params), params)
+        with pytest.raises(adamx.NonFiniteGradients, match="first in leaf 'w'"):
+            adamx.skip_report(state, params)
+
+
+def test_a_swept_state_or_a_smaller_tree_is_one_sentence():
+    tx = adamx.skip_nonfinite(adamx.adam(1e-3))
+    with pytest.raises(ValueError, match="this state is swept by vmap"):
+        adamx.skip_report(jax.vmap(tx.init)({"w": jnp.ones((2, 3))}), {"w": 0})
+    two = {"a": jnp.ones(1), "b": jnp.array([jnp.nan])}
+    _, state = tx.update(two, tx.init(two))
+    with pytest.raises(ValueError, match="leaf 1 was not finite, but params has 1 leaves"):
+        adamx.skip_report(state, {"a": 0})
+
+
 def test_a_state_without_a_guard_is_refused():
     with pytest.raises(ValueError, match="this state holds no SkipState: wrap the transformation in skip_nonfinite"):
         adamx.skip_report(adamx.adam(1e-3).init({"w": jnp.ones(1)}), {})

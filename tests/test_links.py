@@ -1,6 +1,7 @@
 """Each link alone: what it computes, with and without jit, alone and in both kinds of chain."""
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +141,44 @@ class Links(chex.TestCase):
             chex.assert_trees_all_equal(self.variant(tx.update)(zeros, tx.init(params), params)[0], want)
 
 
+def test_masks_fit_models_with_none_and_models_that_can_be_called():
+    holes = {"kernel": P["w"], "frozen": None}
+    model = eqx.filter(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)), eqx.is_inexact_array)
+    for params in (holes, model):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        kernels = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)  # noqa: E731
+        want = jax.tree.map(lambda x: 0.5 * x if x.ndim > 1 else 0 * x, params)
+        for mask in (kernels, kernels(params)):
+            tx = adamx.add_decayed_weights(0.5, mask)
+            chex.assert_trees_all_equal(tx.update(zeros, tx.init(params), params)[0], want)
+
+
+def test_names_tell_fields_apart():
+    class Attention(eqx.Module):
+        query: jax.Array
+        value: jax.Array
+
+    model = {"attention": Attention(jnp.ones(1), jnp.ones(1))}
+    tx = adamx.add_decayed_weights(1.0, "*/value")
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, model), tx.init(model), model)
+    assert (updates["attention"].query, updates["attention"].value) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "tx", [adamx.clip_by_global_norm(1.0), adamx.clip_by_leaf_norm(1.0), adamx.adaptive_grad_clip(0.1)]
+)
+def test_a_nan_norm_never_switches_clipping_off(tx):
+    grads = {"w": jnp.array([jnp.nan, 1e6]), "b": jnp.array([1e6])}
+    updates, _ = tx.update(grads, tx.init(grads), jax.tree.map(jnp.ones_like, grads))
+    assert not any(jnp.any(u > 1) for u in jax.tree.leaves(updates))
+    assert jnp.isnan(updates["w"]).any()
+
+
+def test_an_infinite_limit_clips_nothing():
+    for tx in (adamx.clip(jnp.inf), adamx.clip_by_global_norm(jnp.inf), adamx.clip_by_leaf_norm(float("inf"))):
+        chex.assert_trees_all_equal(tx.update(G, tx.init(G))[0], G)
+
+
 LINKS = {
     "scale_by_moments": adamx.scale_by_moments(mu=adamx.ema(0.9)),
     "bias_correct": adamx.bias_correct(0.9),
@@ -199,15 +238,15 @@ def test_clipping_in_the_middle_keeps_one_state():
     state = tx.init(G)
     assert isinstance(state, adamx.State)
     updates, state = jax.jit(tx.update)(G, state)
-    chex.assert_trees_all_close(optax.global_norm(updates), 0.5, rtol=1e-6)
-    chex.assert_trees_all_close(optax.global_norm(state.moments["trace"]), 1.0, rtol=1e-6)
+    chex.assert_trees_all_close(optax.tree.norm(updates), 0.5, rtol=1e-6)
+    chex.assert_trees_all_close(optax.tree.norm(state.moments["trace"]), 1.0, rtol=1e-6)
 
 
 def test_a_norm_of_half_precision_gradients_does_not_overflow():
     grads = {"w": jnp.full(1000, 60000.0, jnp.float16)}
     tx = adamx.clip_by_global_norm(1.0)
     updates, _ = tx.update(grads, tx.init(grads))
-    chex.assert_trees_all_close(optax.global_norm(jax.tree.map(jnp.float32, updates)), 1.0, rtol=1e-3)
+    chex.assert_trees_all_close(optax.tree.norm(jax.tree.map(jnp.float32, updates)), 1.0, rtol=1e-3)
 
 
 def test_an_empty_chain_changes_nothing():

@@ -35,7 +35,7 @@ SCHEDULES = {
 
 class Schedules(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @chex.params_product([[name] for name in SCHEDULES], named=False)
+    @chex.params_product([(name,) for name in SCHEDULES], named=False)
     def test_a_schedule_has_its_shape(self, name):
         schedule, shape = SCHEDULES[name]
         steps = jnp.arange(150, dtype=jnp.int32)

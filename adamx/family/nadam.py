@@ -18,6 +18,7 @@ def nadam(
     eps_root: Scalar = 0.0,
     mu_dtype: Any = None,
     *,
+    nesterov: bool = True,
     momentum_decay: Scalar | None = None,
 ) -> Transformation:
     r"""Adam that steps from where the momentum is about to carry it.
@@ -38,7 +39,9 @@ def nadam(
     Args:
       learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
       mu_dtype: not taken; write `store_state(nadam(...), mu=dtype)`.
-      momentum_decay: psi of Dozat's schedule, at least 0; a constant momentum when left out.
+      nesterov: True, as in optax; without it, write `adam(...)`.
+      momentum_decay: psi of Dozat's schedule, at least 0; a constant momentum when left out. With a scheduled
+        b1, products are powers of its present value.
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
 
@@ -54,6 +57,7 @@ def nadam(
     [-0.14736842]
     """
     spelled_otherwise("nadam", "mu_dtype", mu_dtype, "store_state(nadam(...), mu=dtype)")
+    spelled_otherwise("nadam", "nesterov=False", not nesterov, "adam(...)")
     ahead, now = nadam_weights(b1, momentum_decay)
     return chain(
         scale_by_moments(

@@ -21,6 +21,7 @@ def nadamw(
     weight_decay: Scalar = 1e-4,
     mask: Mask | None = None,
     *,
+    nesterov: bool = True,
     momentum_decay: Scalar | None = None,
     base_lr: Scalar | None = None,
 ) -> Transformation:
@@ -35,6 +36,7 @@ def nadamw(
     Args:
       learning_rate, b1, b2, eps, eps_root, momentum_decay: as :func:`nadam`.
       mu_dtype: not taken; write `store_state(nadamw(...), mu=dtype)`.
+      nesterov: True, as in optax; without it, write `adamw(...)`.
       weight_decay, mask, base_lr: as :func:`adamw`.
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
@@ -51,6 +53,7 @@ def nadamw(
     [-0.05]
     """
     spelled_otherwise("nadamw", "mu_dtype", mu_dtype, "store_state(nadamw(...), mu=dtype)")
+    spelled_otherwise("nadamw", "nesterov=False", not nesterov, "adamw(...)")
     ahead, now = nadam_weights(b1, momentum_decay)
     return chain(
         scale_by_moments(

@@ -45,6 +45,7 @@ def rmsprop(
     Raises:
       ValueError: if decay is a number outside [0, 1), eps, initial_scale or momentum a negative one, or nesterov
         comes without momentum.
+    Differs from optax: which ignores nesterov without momentum.
     Differs from PyTorch: that is `rmsprop(lr, 0.99, eps_in_sqrt=False)`. Where rounding makes n_t - m_t^2 negative it
     counts as 0 here, and is NaN in optax and PyTorch.
     References: Tieleman & Hinton, lecture 6.5 of Neural Networks for Machine Learning, 2012; centred: Graves 2013,

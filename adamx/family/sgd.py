@@ -37,6 +37,7 @@ def sgd(
 
     Raises:
       ValueError: if momentum is a negative number, nesterov or dampening come without momentum, or with each other.
+    Differs from optax: which ignores nesterov without momentum.
     References: Polyak 1964; Sutskever, Martens, Dahl & Hinton, ICML 2013.
 
     >>> import jax.numpy as jnp
@@ -49,12 +50,12 @@ def sgd(
     [-0.875]
     """
     spelled_otherwise("sgd", "accumulator_dtype", accumulator_dtype, "store_state(sgd(...), trace=dtype)")
-    damped = not isinstance(dampening, (int, float)) or dampening != 0
+    damped = isinstance(dampening, float) and dampening != 0
     if momentum is None:
-        if nesterov or (damped and isinstance(dampening, (int, float))):
+        if nesterov or damped:
             raise ValueError(f"nesterov={nesterov} and dampening={dampening} need a momentum, as in sgd(lr, 0.9).")
         return scale_by_lr(learning_rate)
-    if nesterov and damped and isinstance(dampening, (int, float)):
+    if nesterov and damped:
         raise ValueError(f"nesterov takes no dampening, but dampening is {dampening}.")
     trace = moments.trace(momentum, dampening=dampening)
     rule = rules.nesterov(momentum) if nesterov else None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from adamx.ground.numerics import as_array, is_number
@@ -44,8 +45,12 @@ def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> f
         return scalar
     if isinstance(scalar, Derived):
         value = scalar.f(t.astype(dtype), *(resolve(a, count, t, dtype) for a in scalar.args))
+    elif callable(scalar):
+        value = scalar(count)
+        if not is_number(value) and getattr(value, "shape", None) != ():
+            raise ValueError(f"a schedule must return one number for each step, but returned {value!r:.80}.")
     else:
-        value = scalar(count) if callable(scalar) else scalar
+        value = scalar
     return jnp.asarray(value, dtype)
 
 
@@ -83,8 +88,11 @@ def scalar(name: str, value: Any) -> Any:
 
 def _within(name: str, value: Any, ok: Callable[[float], bool], says: str) -> Any:
     value = scalar(name, value)
-    if is_number(value) and not ok(value):
-        raise ValueError(f"{name} must be {says}, but is {value!r}.")
+    known = value
+    if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_fully_addressable:
+        known = float(value)
+    if is_number(known) and not ok(known):
+        raise ValueError(f"{name} must be {says}, but is {known!r}.")
     return value
 
 
@@ -108,22 +116,37 @@ def finite(name: str, value: Any) -> Any:
     return _within(name, value, lambda x: abs(x) < float("inf"), "finite")
 
 
+def limit(name: str, value: Any) -> Any:
+    """`value`, a Scalar; a number must be >= 0, and infinity means no limit."""
+    return _within(name, value, lambda x: x >= 0, "at least 0")
+
+
+def constant(name: str, value: Any) -> Any:
+    """`value`, a finite number or scalar array, but no schedule: what is read once, at init.
+
+    >>> constant("start", lambda step: 0.0)
+    Traceback (most recent call last):
+    TypeError: start is read once, at init, so it cannot be a schedule.
+    """
+    if callable(value):
+        raise TypeError(f"{name} is read once, at init, so it cannot be a schedule.")
+    return finite(name, value)
+
+
 def decay(name: str, value: Any) -> Any:
     """`value`, a share kept a step; a number must lie in [0, 1), an array must have more than 16 bits.
 
     >>> decay("b1", 1.0)
     Traceback (most recent call last):
-    ValueError: b1 must be in [0, 1), but is 1.0: at 1 nothing new is ever averaged in.
+    ValueError: b1 must be in [0, 1) (at 1 nothing new is averaged in), but is 1.0.
     """
-    value = _within(name, value, lambda x: x >= 0, "in [0, 1)")
-    if is_number(value) and value >= 1:
-        raise ValueError(f"{name} must be in [0, 1), but is {value!r}: at 1 nothing new is ever averaged in.")
+    value = scalar(name, value)
     if isinstance(value, jax.Array) and value.dtype.itemsize < 4:
         raise TypeError(
             f"{name} arrived as {value.dtype}, in which 0.999 is {float(jnp.asarray(0.999, value.dtype)):g}; pass a"
             " Python number or a float32 array (optax.inject_hyperparams: hyperparam_dtype=jnp.float32)."
         )
-    return value
+    return _within(name, value, lambda x: 0 <= x < 1, "in [0, 1) (at 1 nothing new is averaged in)")
 
 
 def spelled_otherwise(method: str, argument: str, value: Any, spelling: str) -> None:
@@ -133,7 +156,8 @@ def spelled_otherwise(method: str, argument: str, value: Any, spelling: str) -> 
       TypeError: if it was given (is neither None nor False).
     """
     if value is not None and value is not False:
-        raise TypeError(f"{method} takes no {argument} (got {value!r}): write {spelling}.")
+        given = "" if value is True else f" (got {value!r})"
+        raise TypeError(f"{method} takes no {argument}{given}: write {spelling}.")
 
 
 class _ExactSignature(inspect.Signature):
@@ -180,22 +204,29 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "weight_decay": at_least_zero,
     "initial_accumulator_value": at_least_zero,
     "initial_scale": at_least_zero,
+    "max_delta": limit,
+    "max_norm": limit,
+    "clipping": limit,
 }
 
 
 def method(factory: F) -> F:
-    """A method's factory whose numbers are checked by the names that its user gave them, and stay exact if injected.
+    """A public factory whose numbers are checked by the names that its user gave them, and stay exact if injected.
 
     `optax.inject_hyperparams` casts Python floats to the parameters' dtype, which turns b2 = 0.999 into 1.0 for
     bfloat16 parameters, but leaves strongly typed arrays alone (optax 0.2.8, `_convert_floats`). It reads the
-    factory's signature to bind the arguments, so a signature that binds floats as arrays is all that it takes.
+    factory's signature to bind the arguments, so a signature that binds floats as arrays is all that it takes (it is
+    `inspect.signature(factory).bind` only that differs; calls see what they were given).
     """
     signature = inspect.signature(factory)
     optional = {name for name, p in signature.parameters.items() if p.default is None}
 
     @functools.wraps(factory)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{factory.__name__}({', '.join(signature.parameters)}): {error}.") from error
         for name, value in bound.arguments.items():
             if name in CHECKS and not (value is None and name in optional):
                 bound.arguments[name] = CHECKS[name](name, value)

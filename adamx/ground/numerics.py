@@ -44,7 +44,8 @@ def one_minus_power(b: float | Float[Array, ""], t: Float[Array, ""]) -> Float[A
     """
     if is_number(b):
         return -jnp.expm1(t * math.log1p(-(1 - b))) if b > 0 else jnp.ones_like(t)
-    return -jnp.expm1(t * jnp.log1p(-(1 - b)))
+    kept = jnp.where(b > 0, b, 0.5)  # so that the derivative is finite at 0 too
+    return jnp.where(b > 0, -jnp.expm1(t * jnp.log1p(-(1 - kept))), 1)
 
 
 def lerp(old: Inexact[Array, "*s"], new: Inexact[Array, "*s"], b: float | Float[Array, ""]) -> Inexact[Array, "*s"]:

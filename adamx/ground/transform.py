@@ -93,22 +93,31 @@ class Transformation(optax.GradientTransformationExtraArgs):
       parts: its parts in order; None where it is more than a chain of parts.
     """
 
-    parts: tuple[Part, ...] | None
-    step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+    parts: tuple[Part, ...] | None = None
+    _step: Callable[..., Any] | None = None
 
     def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):  # noqa: D102
         self = super().__new__(cls, init, update)
-        self.parts = parts
-        self.step = step or _step_of(update)
+        self.parts, self._step = parts, step
         return self
 
-
-def _step_of(update: Callable[..., Any]) -> Callable[..., Any]:
-    def step(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        updates, state = update(grads, state, params)
+    def step(self, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        """Update and addition in one; see the class."""
+        if self._step is not None:
+            return self._step(grads, state, params)
+        updates, state = self.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return step
+
+def check_transformation(tx: Any, who: str) -> None:
+    """Raise a sentence where something is not a gradient transformation.
+
+    Raises:
+      TypeError: if it has no init and update (a factory that was not called, say).
+    """
+    if not (isinstance(tx, tuple) and hasattr(tx, "init") and hasattr(tx, "update")):
+        hint = "; call it to make one" if callable(tx) else ""
+        raise TypeError(f"{who} takes gradient transformations, but got {tx!r:.60}{hint}.")
 
 
 def zeros(p: Any, *, real: bool = False, start: Any = 0.0) -> Array:
@@ -140,10 +149,8 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
     ['mu']
     """
     groups: list[Any] = []
-    for i, tx in enumerate(txs):
-        if not (isinstance(tx, tuple) and hasattr(tx, "init") and hasattr(tx, "update")):
-            hint = "; call it to make one" if callable(tx) else ""
-            raise TypeError(f"chain takes gradient transformations, but argument {i} is {tx!r}{hint}.")
+    for tx in txs:
+        check_transformation(tx, "chain")
         parts = getattr(tx, "parts", None)
         if parts is None:
             groups.append(tx)
@@ -179,13 +186,17 @@ def lift(*parts: Part) -> Transformation:
     specs, structure = jax.tree.flatten([part.hyper for part in parts])
     dynamic = [i for i, s in enumerate(specs) if not numerics.is_number(s)]
 
+    def filled(hyper: list) -> list:
+        """The parts' hyper-parameters, with this step's values where they are not plain numbers."""
+        values: list[Any] = list(specs)
+        for i, value in zip(dynamic, hyper, strict=True):
+            values[i] = value
+        return jax.tree.unflatten(structure, values)
+
     def one_leaf(stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p: Any, asked):
         """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
         real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
-        values: list[Any] = list(specs)
-        for i, value in zip(dynamic, hyper, strict=True):
-            values[i] = value.astype(real)
-        hypers = jax.tree.unflatten(structure, values)
+        hypers = filled([value.astype(real) for value in hyper])
         widen = lambda x: x.astype(numerics.like(x.dtype, real))  # noqa: E731
         u = widen(g)
         wide_p = jax.tree.map(widen, p)  # None stays None
@@ -195,6 +206,8 @@ def lift(*parts: Part) -> Transformation:
             mine = {name: widen(slots[name]) for name in part.slots}
             seen = Seen(t, label, asked if i == stages[stage][0] else None, {})
             u, new = part.update(hypers[i], u, mine, wide_p, seen)
+            if u.shape != g.shape:
+                raise ValueError(f"{part.name} turned a leaf of shape {g.shape} into one of shape {u.shape}.")
             kept |= {name: new[name].astype(slots[name].dtype) for name in part.slots}
         if out_dtype == "step":
             return (wide_p + u).astype(p.dtype), kept
@@ -219,6 +232,15 @@ def lift(*parts: Part) -> Transformation:
                 raise ValueError(
                     f"{part.name} reads the parameters: call update(grads, state, params), not update(grads, state)."
                 )
+        if stepping and params is None:
+            raise ValueError("step moves the parameters: call step(grads, state, params).")
+        if not isinstance(state, State) or not owner.keys() <= state.moments.keys():
+            has = f"the moments {tree.some(list(state.moments))}" if isinstance(state, State) else f"{state!r:.60}"
+            keeps = tree.some(list(owner)) or "a count only"
+            raise TypeError(
+                f"this state holds {has}, but the optimiser keeps {keeps}; make it with this"
+                " optimiser's init, or restore the checkpoint that it wrote."
+            )
         gs, treedef = tree.flatten(grads)
         gs = [_strong(g) for g in gs]
         ps = [None] * len(gs) if params is None else _matching(treedef, params, grads, "parameters")
@@ -238,11 +260,7 @@ def lift(*parts: Part) -> Transformation:
             asked = None
             ask = parts[members[0]].ask if members else None
             if ask is not None:
-                values = list(specs)
-                for i, value in zip(dynamic, hyper, strict=True):
-                    values[i] = value
-                mine = jax.tree.unflatten(structure, values)[members[0]]
-                asked = ask(mine, [us[i] for i in live], [ps[i] for i in live])
+                asked = ask(filled(hyper)[members[0]], [us[i] for i in live], [ps[i] for i in live])
             for i in live:
                 labels = tuple(label[m][i] for m in members)
                 mine = {name: slots[name][i] for m in members for name in parts[m].slots}
@@ -316,7 +334,11 @@ def _opaque(dtype: Any) -> bool:
 def _matching(treedef: Any, other: PyTree, grads: PyTree, what: str) -> list[Any]:
     """The leaves of `other` in the order of the gradients' structure."""
     try:
-        return treedef.flatten_up_to(other)
+        leaves = treedef.flatten_up_to(other)
+        gs = tree.flatten(grads)[0]
+        if not all(g is None or hasattr(x, "shape") or numerics.is_number(x) for g, x in zip(gs, leaves, strict=True)):
+            raise ValueError("a gradient stands where there is no array")
+        return leaves
     except ValueError as error:
         have, want = set(tree.names(grads)), set(tree.names(other))
         extra, missing = sorted(have - want), sorted(want - have)
@@ -331,7 +353,11 @@ def _matching(treedef: Any, other: PyTree, grads: PyTree, what: str) -> list[Any
 def _check_shapes(live: list[int], gs: list, ps: list, slots: dict[str, list], grads: PyTree) -> None:
     for g, p, name in zip(gs, ps, tree.names(grads), strict=True):
         if g is not None and p is not None and jnp.issubdtype(g.dtype, jnp.integer) and numerics.is_inexact(p.dtype):
-            raise TypeError(f"leaf {name!r} has an {g.dtype} gradient but a {p.dtype} parameter; gradients are real.")
+            raise TypeError(f"leaf {name!r} has an {g.dtype} gradient but a {p.dtype} parameter; cast the gradient.")
+        if g is not None and p is not None and _trained(g, p) and jnp.iscomplexobj(g) != jnp.iscomplexobj(p):
+            raise TypeError(
+                f"leaf {name!r} has a {g.dtype} gradient but a {p.dtype} parameter; one of them is complex."
+            )
     for i in live:
         for what, other in (("parameter", ps[i]), *((f"moment {n!r}", leaves[i]) for n, leaves in slots.items())):
             if other is not None and np.shape(gs[i]) != np.shape(other):

@@ -24,24 +24,20 @@ def flatten(tree: PyTree) -> tuple[list[Any], Any]:
 
 
 def _part(key: Any) -> str:
-    return str(next(getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)))
+    return str(next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key))
 
 
 def names(tree: PyTree) -> list[str]:
     """The names of all leaves in order, such as "dense/kernel", None leaves included.
 
-    A last attribute called `value` is dropped: Flax's `nnx.Optimizer` shows variables at init and their arrays at
-    update, and both must read the same.
+    Flax's `nnx.Optimizer` shows variables at init and their arrays at update; both must read the same, so an attribute
+    `value` that is all there is in its node is not named.
 
     >>> names({"dense": {"kernel": 1, "bias": 2}, "scale": [3, None]})
     ['dense/bias', 'dense/kernel', 'scale/0', 'scale/1']
     """
-    out = []
-    for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]:
-        if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
-            path = path[:-1]
-        out.append("/".join(map(_part, path)))
-    return out
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(_bare(tree), is_leaf=is_none)[0]]
+    return ["/".join(map(_part, path)) for path in paths]
 
 
 def some(words: Sequence[str], most: int = 6) -> str:
@@ -90,9 +86,11 @@ def selected(mask: Mask, tree: PyTree, who: str) -> list[bool]:
         return [any(fnmatchcase(w, p) for p in patterns) for w in words]
     if not words:  # the placeholder of optax.tree.map_params and empty trees have nothing to choose from
         return []
-    chosen = mask(_bare(tree)) if callable(mask) else mask
+    # A filtered Equinox model of bools is callable too, but its leaves are not.
+    is_function = callable(mask) and all(map(callable, jax.tree.leaves(mask)))
+    chosen: Any = mask(_bare(tree)) if is_function else mask  # pyright: ignore[reportCallIssue]
     leaves, structure = flatten(tree)
-    marked = structure.unflatten(range(len(leaves)))
+    marked = structure.unflatten(None if leaf is None else i for i, leaf in enumerate(leaves))
     out = [False] * len(leaves)
     try:
         pairs = jax.tree.leaves(

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from adamx.ground import hyper, numerics, tree
-from adamx.ground.hyper import Derived, Scalar
+from adamx.ground import numerics, tree
+from adamx.ground.hyper import Derived, Scalar, method
 from adamx.ground.numerics import one_minus_power
 from adamx.ground.transform import Part, Rule, Seen, Transformation, check_rule, lift
 
@@ -89,6 +89,7 @@ def _scaled(name: str, factor: Scalar | Derived) -> Transformation:
     return lift(Part(name, lambda h, g, slots, p, seen: (g * h["factor"], slots), hyper={"factor": factor}))
 
 
+@method
 def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
     """U * sqrt(1 - b2^t) / (1 - b1^t); without b2, u / (1 - b1^t).
 
@@ -103,13 +104,13 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
     Raises:
       ValueError: if one is a number outside [0, 1).
     """
-    b1 = hyper.decay("b1", b1)
     if b2 is None:
         return _scaled("bias_correct", Derived(lambda t, b1: 1 / one_minus_power(b1, t), b1))
     roots = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)  # noqa: E731
-    return _scaled("bias_correct", Derived(roots, b1, hyper.decay("b2", b2)))
+    return _scaled("bias_correct", Derived(roots, b1, b2))
 
 
+@method
 def scale_by_lr(learning_rate: Scalar) -> Transformation:
     """U * -learning_rate: from a direction of ascent to an update; the only minus sign in the library.
 
@@ -120,12 +121,14 @@ def scale_by_lr(learning_rate: Scalar) -> Transformation:
       TypeError: if it is something else.
       ValueError: if it is a number that is not finite.
     """
-    lr = hyper.finite("learning_rate", learning_rate)
-    return _scaled("scale_by_lr", -lr if numerics.is_number(lr) else Derived(lambda t, lr: -lr, lr))
+    if isinstance(learning_rate, float):
+        return _scaled("scale_by_lr", -learning_rate)
+    return _scaled("scale_by_lr", Derived(lambda t, lr: -lr, learning_rate))
 
 
+@method
 def add_decayed_weights(
-    weight_decay: Scalar, mask: tree.Mask | None = None, *, base_lr: Scalar | None = None
+    weight_decay: Scalar = 0.0, mask: tree.Mask | None = None, *, base_lr: Scalar | None = None
 ) -> Transformation:
     """U + weight_decay * p. What that means depends on where it stands.
 
@@ -144,9 +147,9 @@ def add_decayed_weights(
 
     References: Loshchilov & Hutter, ICLR 2019, Algorithm 2 (arXiv:1711.05101).
     """
-    factor: Scalar | Derived = hyper.at_least_zero("weight_decay", weight_decay)
+    factor: Scalar | Derived = weight_decay
     if base_lr is not None:
-        factor = Derived(lambda t, wd, base: wd / base, factor, hyper.above_zero("base_lr", base_lr))
+        factor = Derived(lambda t, wd, base: wd / base, weight_decay, base_lr)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return (g if seen.label is False else g + h["factor"] * p), slots
@@ -155,11 +158,12 @@ def add_decayed_weights(
     return lift(Part("add_decayed_weights", update, hyper={"factor": factor}, labels=labels, needs_params=True))
 
 
+@method
 def clip(max_delta: Scalar) -> Transformation:
     """Every element into [-max_delta, max_delta]; real and imaginary part each, where complex.
 
     Args:
-      max_delta: in gradient units, at least 0.
+      max_delta: in gradient units, at least 0; infinity for no limit.
     """
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
@@ -168,21 +172,22 @@ def clip(max_delta: Scalar) -> Transformation:
             return bound(g), slots
         return bound(jnp.real(g)) + 1j * bound(jnp.imag(g)), slots
 
-    return lift(Part("clip", update, hyper={"max": hyper.at_least_zero("max_delta", max_delta)}))
+    return lift(Part("clip", update, hyper={"max": max_delta}))
 
 
 def _shrunk(g: Array, norm: Array, most: Any) -> Array:
-    """G scaled down to the norm `most` where its norm is larger, and untouched to the last bit where it is not."""
-    return jnp.where(norm > most, g * numerics.divide(jnp.asarray(most, norm.dtype), norm), g)
+    """G scaled down to the norm `most` where its norm is larger, untouched to the last bit where not; NaN spreads."""
+    return jnp.where(norm <= most, g, g * numerics.divide(jnp.asarray(most, norm.dtype), norm))
 
 
+@method
 def clip_by_global_norm(max_norm: Scalar) -> Transformation:
     """All leaves together scaled down to the Euclidean norm max_norm, where they exceed it.
 
     The norm is summed in at least float32. Inside `shard_map` it is the norm of the local shard only.
 
     Args:
-      max_norm: in gradient units, at least 0.
+      max_norm: in gradient units, at least 0; infinity for no limit.
 
     References: Pascanu, Mikolov & Bengio, ICML 2013 (arXiv:1211.5063).
     """
@@ -193,21 +198,21 @@ def clip_by_global_norm(max_norm: Scalar) -> Transformation:
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return _shrunk(g, seen.asked.astype(numerics.real_dtype(g.dtype)), h["max"]), slots
 
-    hypers = {"max": hyper.at_least_zero("max_norm", max_norm)}
-    return lift(Part("clip_by_global_norm", update, hyper=hypers, ask=ask))
+    return lift(Part("clip_by_global_norm", update, hyper={"max": max_norm}, ask=ask))
 
 
+@method
 def clip_by_leaf_norm(max_norm: Scalar) -> Transformation:
     """Every leaf scaled down to the Euclidean norm max_norm, where it exceeds it.
 
     Args:
-      max_norm: in gradient units, at least 0.
+      max_norm: in gradient units, at least 0; infinity for no limit.
     """
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return _shrunk(g, numerics.norm(g), h["max"]), slots
 
-    return lift(Part("clip_by_leaf_norm", update, hyper={"max": hyper.at_least_zero("max_norm", max_norm)}))
+    return lift(Part("clip_by_leaf_norm", update, hyper={"max": max_norm}))
 
 
 def _unit_norm(x: Array, axis: int | Sequence[int] | None) -> Array:
@@ -220,6 +225,7 @@ def _unit_norm(x: Array, axis: int | Sequence[int] | None) -> Array:
     return numerics.sqrt(jnp.sum(numerics.abs_square(x), axis=axis, keepdims=True))
 
 
+@method
 def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | Sequence[int] | None = None) -> Transformation:
     """Every unit of a gradient scaled down to `clipping` times the norm of the parameters it moves.
 
@@ -237,5 +243,5 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | Sequenc
         most = h["clipping"] * jnp.maximum(_unit_norm(p, axis), h["eps"])
         return _shrunk(g, _unit_norm(g, axis), most), slots
 
-    hypers = {"clipping": hyper.at_least_zero("clipping", clipping), "eps": hyper.at_least_zero("eps", eps)}
+    hypers = {"clipping": clipping, "eps": eps}
     return lift(Part("adaptive_grad_clip", update, hyper=hypers, needs_params=True))

@@ -13,8 +13,11 @@ from adamx.ground.transform import Part, Seen, Transformation, lift, zeros
 
 
 def _raised(power: int) -> Callable[[Array], Array]:
-    if power not in (1, 2):
-        raise ValueError(f"power must be 1 (the gradient) or 2 (its squared magnitude), but is {power!r}.")
+    if isinstance(power, bool) or power not in (1, 2):
+        raise ValueError(
+            f"power must be 1 (the gradient) or 2 (its squared magnitude), but is {power!r}; debiasing is bias_correct,"
+            " and Nesterov's momentum rules.nesterov."
+        )
     return numerics.abs_square if power == 2 else lambda g: g
 
 
@@ -28,6 +31,7 @@ def ema(decay: Scalar, power: int = 1, *, lag: bool = False, start: Scalar = 0.0
       start: m_0.
 
     State: one slot, float32[params] (complex for complex parameters and power 1); 4 bytes a parameter.
+    Differs from optax: `optax.ema` divides by 1 - b^t; here that is `chain(ema(b), bias_correct(b))`.
 
     Raises:
       ValueError: if decay is a number outside [0, 1), or power is neither 1 nor 2.
@@ -44,7 +48,7 @@ def ema(decay: Scalar, power: int = 1, *, lag: bool = False, start: Scalar = 0.0
         new = numerics.lerp(old, raised(g), h["decay"])
         return (old if lag else new), {"ema": new}
 
-    slot = partial(zeros, real=real, start=hyper.finite("start", start))
+    slot = partial(zeros, real=real, start=hyper.constant("start", start))
     return lift(Part("ema", update, {"ema": slot}, {"decay": hyper.decay("decay", decay)}))
 
 
@@ -60,6 +64,8 @@ def trace(decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, start: Scal
       start: s_0.
 
     State: one slot, float32[params]; 4 bytes a parameter.
+    Differs from optax: `optax.trace(decay, nesterov=True)` is `scale_by_moments(rules.nesterov(decay),
+    trace=trace(decay))`.
 
     Raises:
       ValueError: if decay is a negative number, or power is neither 1 nor 2.
@@ -73,7 +79,7 @@ def trace(decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, start: Scal
 
     undamped = numerics.is_number(dampening) and dampening == 0
     weight = Derived(lambda t, d: jnp.where(t == 1, 1, 1 - d), hyper.finite("dampening", dampening))
-    slot = partial(zeros, real=real, start=hyper.finite("start", start))
+    slot = partial(zeros, real=real, start=hyper.constant("start", start))
     hypers = {"decay": hyper.at_least_zero("decay", decay)} | ({} if undamped else {"weight": weight})
     return lift(Part("trace", update, {"trace": slot}, hypers))
 
@@ -100,7 +106,7 @@ def decayed_max(decay: Scalar, eps: Scalar = 0.0) -> Transformation:
 
 
 def peak() -> Transformation:
-    """The largest value so far of what it is fed, elementwise (AMSGrad); it replaces its input, which is real.
+    """The largest value so far of what it is fed, or 0, elementwise (AMSGrad); it replaces its input, which is real.
 
     State: one slot, float32[params]; 4 bytes a parameter.
     """

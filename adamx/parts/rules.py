@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics
-from adamx.ground.hyper import Derived, Scalar, at_least_zero
+from adamx.ground.hyper import Derived, Scalar, at_least_zero, decay, finite
 from adamx.ground.numerics import divide, is_number, one_minus_power
 from adamx.ground.transform import Rule
 
@@ -28,7 +28,7 @@ def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar | Derived:
     if is_number(eps) and eps == 0:
         return 0.0
     scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power  # noqa: E731
-    return Derived(scaled, at_least_zero("eps", eps), b2, positive=isinstance(eps, float) and eps > 1e-24)
+    return Derived(scaled, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-24)
 
 
 def _checked(name: str, value: Scalar | Derived) -> Scalar | Derived:
@@ -103,8 +103,10 @@ def nesterov_ratio(
         return over(h["ahead"] * mu + h["now"] * g, _root(h, nu))
 
     over = _over(eps)
-    eps, eps_root = _checked("eps", eps), _checked("eps_root", eps_root)
-    return Rule("nesterov_ratio", call, {"ahead": ahead, "now": now, "eps": eps, "eps_root": eps_root})
+    weights = {"ahead": ahead, "now": now}
+    hypers = {name: w if isinstance(w, Derived) else finite(name, w) for name, w in weights.items()}
+    hypers |= {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)}
+    return Rule("nesterov_ratio", call, hypers)
 
 
 def normalise(eps: Scalar = 0.0, eps_root: Scalar = 0.0) -> Rule:

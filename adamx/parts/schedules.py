@@ -31,7 +31,7 @@ def warmup_cosine(
     Args:
       peak: the largest rate, reached at step warmup_steps.
       warmup_steps: may be 0.
-      total_steps: warm-up included.
+      total_steps: warm-up included; where warm-up is all, the rate stays at peak.
       end: the last rate.
       start: the rate of step 0.
 

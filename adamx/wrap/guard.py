@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int32, PyTree
 
 from adamx.ground import numerics, tree
-from adamx.ground.transform import Transformation
+from adamx.ground.transform import Transformation, check_transformation
 
 
 class SkipState(NamedTuple):
@@ -52,7 +52,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     Args:
       tx: any optax transformation.
       give_up_after: the number of skipped steps in a row at which :func:`skip_report` raises; never when left out.
-        It is raised on the host, by that call, so that a training step never waits for the host.
+        It is raised on the host, by that call, so that a training step never waits for the host. It is kept in the
+        state, so a restored checkpoint brings its own.
 
     Raises:
       ValueError: if give_up_after is not a whole number above 0.
@@ -64,10 +65,9 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     >>> skip_report(state, params)
     SkipReport(skipped=1, streak=1, leaf='w')
     """
-    if give_up_after is not None and (
-        isinstance(give_up_after, bool) or not isinstance(give_up_after, int) or give_up_after < 1
-    ):
+    if give_up_after is not None and not (_is_whole(give_up_after) and give_up_after > 0):
         raise ValueError(f"give_up_after must be a whole number above 0, but is {give_up_after!r}.")
+    check_transformation(tx, "skip_nonfinite")
     inner = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> SkipState:
@@ -77,8 +77,10 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         return SkipState(inner.init(params), number(0), number(0), number(-1), number(give_up_after or 0))
 
     def update(updates: PyTree, state: SkipState, params: PyTree = None, **extra: Any) -> tuple[PyTree, SkipState]:
-        positions = [i for i, g in enumerate(tree.flatten(updates)[0]) if _is_trained(g)]
-        bad = [~jnp.all(jnp.isfinite(g)) for g in tree.flatten(updates)[0] if _is_trained(g)]
+        # Leaves that optax.masked hides count, so that positions are those in the whole tree.
+        leaves = jax.tree.leaves(updates, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
+        positions = [i for i, g in enumerate(leaves) if _is_trained(g)]
+        bad = [~jnp.all(jnp.isfinite(leaves[i])) for i in positions]
         flags = jnp.stack(bad) if bad else jnp.zeros((1,), bool)
         skip = jnp.any(flags)
         # The inner transformation sees zeros instead, so that derivatives through a skipped step stay finite too.
@@ -100,30 +102,47 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     return Transformation(init, update)
 
 
+def _is_whole(n: Any) -> bool:
+    return not isinstance(n, bool) and isinstance(n, (int, np.integer))
+
+
 def _is_trained(g: Any) -> bool:
-    return hasattr(g, "dtype") and numerics.is_inexact(g.dtype)
+    return isinstance(g, (float, complex)) or (hasattr(g, "dtype") and numerics.is_inexact(g.dtype))
 
 
 def skip_report(state: PyTree, params: PyTree) -> SkipReport:
     """What the guard has skipped; waits for the device, so call it every so many steps.
 
     Args:
-      state: a state with a :class:`SkipState` somewhere in it, such as that of a chain or of `nnx.Optimizer`.
+      state: a state with a :class:`SkipState` somewhere in it, such as that of a chain or of `nnx.Optimizer`. Where
+        there are several (one for each part of `optax.partition`), the one with the longest streak is reported.
       params: the tree that the optimiser was made for; only its structure is read, for the leaf's name.
 
     Raises:
-      NonFiniteGradients: if as many steps in a row as `give_up_after` said were skipped.
-      ValueError: if there is no SkipState.
+      NonFiniteGradients: if as many steps in a row as `give_up_after` said were skipped, by any of them.
+      ValueError: if there is no SkipState, it is swept by vmap, or params has too few leaves.
     """
-    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, SkipState)) if isinstance(s, SkipState)]
+    found = [s for s in jax.tree.leaves(state, is_leaf=_is_guard) if _is_guard(s)]
     if not found:
         raise ValueError("this state holds no SkipState: wrap the transformation in skip_nonfinite(...) first.")
-    skipped, streak, leaf, limit = (int(np.asarray(jax.tree.leaves(x)[0])) for x in found[0][1:])
-    name = tree.names(params)[leaf] if leaf >= 0 else None
-    if limit and streak >= limit:
+    arrays = [[np.asarray(jax.tree.leaves(x)[0]) for x in guard[1:]] for guard in found]
+    if any(x.shape for guard in arrays for x in guard):
+        raise ValueError("this state is swept by vmap: report on one of its runs, jax.tree.map(lambda x: x[i], state).")
+    guards = [[int(x) for x in guard] for guard in arrays]
+    stuck = [guard for guard in guards if guard[3] and guard[1] >= guard[3]]
+    skipped, streak, leaf, limit = max(stuck or guards, key=lambda guard: (guard[1], guard[0]))
+    names = tree.names(params)
+    if leaf >= len(names):
+        raise ValueError(f"leaf {leaf} was not finite, but params has {len(names)} leaves; pass the whole tree.")
+    name = names[leaf] if leaf >= 0 else None
+    if stuck:
         raise NonFiniteGradients(
             f"{streak} steps in a row had non-finite gradients (limit {limit}, {skipped} skipped in all), the last"
             f" first in leaf {name!r}; parameters and state are those before the first of them. Lower the learning"
             " rate, clip, or look at that layer's inputs."
         )
     return SkipReport(skipped, streak, name)
+
+
+def _is_guard(x: Any) -> bool:
+    return isinstance(x, SkipState)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from adamx.ground import numerics, tree
+from adamx.ground import tree
 from adamx.ground.transform import Transformation, lift
 
 
@@ -17,7 +17,8 @@ def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
     Args:
       tx: a method, or a chain of links from adamx only.
       dtypes: for moments by name, a floating dtype such as `jnp.bfloat16` or "float16". Rounding is to nearest: in
-        bfloat16 a second moment with 1 - b2 < 2^-9 can never decay, so keep `nu` in float32.
+        bfloat16 a second moment with 1 - b2 < 2^-9 can never decay, so keep `nu` in float32. Moments of complex leaves
+        stay complex64.
 
     Raises:
       TypeError: if tx is not made of parts, or a dtype is not a real floating one.
@@ -35,11 +36,12 @@ def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
     for name, dtype in dtypes.items():
         if name not in kept:
             raise ValueError(f"there is no moment {name!r} to store; this method keeps {tree.some(kept) or 'none'}.")
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            raise TypeError(f"{name} must be stored in a floating dtype, not {jnp.dtype(dtype)}.")
+        if not _is_floating(dtype):
+            raise TypeError(f"{name} must be stored in a floating dtype such as 'bfloat16', not {dtype!r}.")
 
     def stored(make: Callable[[Any], Array], dtype: Any, p: Any) -> Array:
-        return _cast(make(p), dtype)
+        slot = make(p)
+        return slot if jnp.iscomplexobj(slot) else slot.astype(dtype)
 
     return lift(
         *(
@@ -51,5 +53,8 @@ def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
     )
 
 
-def _cast(x: Array, dtype: Any) -> Array:
-    return x if jnp.iscomplexobj(x) else x.astype(numerics.like(x.dtype, dtype))
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        return False
