@@ -195,7 +195,7 @@ def measure(label: str, shapes: list[tuple[int, ...]], rounds: int, builds: int)
         f" {'trace+lower':>12} {'ratio':>6} {'compile':>9} {'temporaries':>12}"
     )
     base = seconds["optax.adam"]
-    built = lambda name, f: statistics.median(f(c) for c in made[name])  # noqa: E731
+    built = lambda name, f: statistics.median(f(c) for c in made[name])
     for name, took in seconds.items():
         ratio = quartiles([a / b for a, b in zip(took, base, strict=True)])
         share = statistics.median(c / a for a, c in zip(took, seconds["copy"], strict=True))

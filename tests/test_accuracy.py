@@ -45,7 +45,7 @@ def errors(stream, b1, b2):
     want = np.stack(list(oracle(grads.astype(np.float64), np.zeros(N), lr=1.0, b1=b1, b2=b2)))
     out = []
     for tx in (adamx.adam(1.0, b1, b2), optax.adam(1.0, b1, b2)):
-        step = lambda state, g, tx=tx: tx.update(g, state)[::-1]  # noqa: E731
+        step = lambda state, g, tx=tx: tx.update(g, state)[::-1]
         _, got = jax.jit(lambda g, tx=tx, step=step: jax.lax.scan(step, tx.init(g[0]), g))(jnp.asarray(grads))
         out.append(np.max(np.abs(np.asarray(got, np.float64) - want)))
     return out
@@ -75,7 +75,7 @@ def test_adam_stays_within_two_millionths_of_the_learning_rate(b1, b2):
 @pytest.mark.parametrize("stream", ["N(0, 1) at 24 decades", "constant"])
 def test_flat_and_textbook_adam_agree(stream, b1, b2):
     grads = jnp.asarray(STREAMS[stream]()[:500], jnp.float32)
-    fixed = lambda b, **k: adamx.chain(adamx.ema(b, **k), adamx.bias_correct(b))  # noqa: E731
+    fixed = lambda b, **k: adamx.chain(adamx.ema(b, **k), adamx.bias_correct(b))
     textbook = adamx.chain(
         adamx.scale_by_moments(adamx.rules.ratio(1e-8), mu=fixed(b1), nu=fixed(b2, power=2)), adamx.scale_by_lr(1.0)
     )

@@ -36,7 +36,7 @@ def target(tx):
 def assert_same(restored, saved):
     chex.assert_trees_all_equal_structs(restored, saved)
     chex.assert_trees_all_equal_shapes_and_dtypes(restored, saved)
-    bits = lambda tree: jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)  # noqa: E731
+    bits = lambda tree: jax.tree.map(lambda x: np.asarray(x).tobytes(), tree)
     assert bits(restored) == bits(saved)
 
 
@@ -92,12 +92,12 @@ def test_a_state_is_restored_onto_other_shards_where_its_parameters_lie(tmp_path
     ocp.save(tmp_path / "here", saved)
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     specs = {"w": P("d"), "half": P()}
-    at = lambda spec: NamedSharding(mesh, spec)  # noqa: E731
+    at = lambda spec: NamedSharding(mesh, spec)
     of_state = optax.tree.map_params(
         tx, lambda _, spec: at(spec), jax.eval_shape(tx.init, tree(0)), specs, transform_non_params=lambda _: at(P())
     )
     of_both = (jax.tree.map(at, specs), of_state)
-    shaped = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    shaped = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     restored = ocp.load(tmp_path / "here", jax.tree.map(shaped, saved, of_both))
     assert_same(restored, saved)
     assert jax.tree.map(lambda x: x.sharding, restored) == of_both

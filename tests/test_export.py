@@ -22,7 +22,7 @@ def tree():
 def step_of(tx):
     @jax.jit
     def step(params, state, x):
-        loss = lambda p: jnp.mean(jnp.square(x @ p["kernel"] + p["bias"].astype(jnp.float32)))  # noqa: E731
+        loss = lambda p: jnp.mean(jnp.square(x @ p["kernel"] + p["bias"].astype(jnp.float32)))
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 

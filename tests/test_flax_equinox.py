@@ -148,7 +148,7 @@ def test_a_guard_inside_an_nnx_optimizer_skips_and_reports():
     model = net()
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamx.skip_nonfinite(adamx.adamw(LR, mask="*kernel")))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    report = lambda: adamx.skip_report(optimizer.opt_state, nnx.state(model, nnx.Param))  # noqa: E731
+    report = lambda: adamx.skip_report(optimizer.opt_state, nnx.state(model, nnx.Param))
     step, traces = nnx_step()
     step(model, optimizer, batches()[0])
     assert report() == adamx.SkipReport(0, 0, None)
@@ -195,7 +195,7 @@ def test_a_vmapped_nnx_ensemble_is_its_members_alone():
         model = nnx.Linear(3, 1, rngs=nnx.Rngs(key))
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
         optimizer.update(model, nnx.grad(square)(model, x))
-        of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], values(tree))  # noqa: E731
+        of = lambda tree, i=i: jax.tree.map(lambda leaf: leaf[i], values(tree))
         chex.assert_trees_all_close(of(nnx.state(models, nnx.Param)), trained(model), rtol=1e-6)
         chex.assert_trees_all_close(of(optimizers.opt_state), values(optimizer.opt_state), rtol=1e-5)
 
@@ -234,7 +234,7 @@ def train_state(tx):
 
 @jax.jit
 def linen_step(state, x):
-    loss = lambda params: jnp.mean(jnp.square(state.apply_fn({"params": params}, x)))  # noqa: E731
+    loss = lambda params: jnp.mean(jnp.square(state.apply_fn({"params": params}, x)))
     grads = jax.grad(loss)(state.params)
     return state.apply_gradients(grads=grads), grads
 

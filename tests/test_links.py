@@ -72,7 +72,7 @@ class Links(chex.TestCase):
             lambda g: 0.09 / 0.19 * g + 0.2 / 0.19 * g,
         )
         both = adamx.bias_correct(0.9, 0.99)
-        scale = lambda t: np.sqrt(1 - 0.99**t) / (1 - 0.9**t)  # noqa: E731
+        scale = lambda t: np.sqrt(1 - 0.99**t) / (1 - 0.9**t)
         self.check(both, lambda g: scale(1) * g, lambda g: scale(2) * 2 * g)
 
     @chex.variants(with_jit=True, without_jit=True)
@@ -146,7 +146,7 @@ def test_masks_fit_models_with_none_and_models_that_can_be_called():
     model = eqx.filter(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)), eqx.is_inexact_array)
     for params in (holes, model):
         zeros = jax.tree.map(jnp.zeros_like, params)
-        kernels = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)  # noqa: E731
+        kernels = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
         want = jax.tree.map(lambda x: 0.5 * x if x.ndim > 1 else 0 * x, params)
         for mask in (kernels, kernels(params)):
             tx = adamx.add_decayed_weights(0.5, mask)

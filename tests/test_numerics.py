@@ -55,7 +55,7 @@ def test_lerp_keeps_a_fixed_point_and_forgets_wholly():
 
 
 def test_zero_over_zero_is_zero_with_a_finite_derivative():
-    f = lambda x: numerics.divide(x, numerics.sqrt(x * x))  # noqa: E731
+    f = lambda x: numerics.divide(x, numerics.sqrt(x * x))
     assert f(jnp.float32(0)) == 0
     assert jnp.isfinite(jax.grad(f)(jnp.float32(0)))
     assert jnp.isfinite(jax.grad(lambda x: numerics.norm(x))(jnp.zeros(3))).all()

@@ -87,7 +87,7 @@ def compiled_step(tx):
     """A donated step whose outputs are pinned to where its inputs lie."""
     at = placed(AxisType.Auto)
     of_state = shardings(tx, tree(0), at, NamedSharding(mesh(AxisType.Auto), P()))
-    abstract = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    abstract = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     params = jax.tree.map(abstract, jax.eval_shape(lambda: tree(0)), at)
     state = jax.tree.map(abstract, jax.eval_shape(tx.init, params), of_state)
     step = jax.jit(step_of(tx), out_shardings=(at, of_state), donate_argnums=(0, 1))
@@ -100,7 +100,7 @@ def compiled_step(tx):
 @each
 def test_eager_init_puts_each_moment_where_its_parameter_lies(case):
     params, tx = on_devices(0, AxisType.Auto), made(case)
-    alike = lambda leaf, p: leaf.sharding == p.sharding  # noqa: E731
+    alike = lambda leaf, p: leaf.sharding == p.sharding
     assert all(
         jax.tree.leaves(optax.tree.map_params(tx, alike, tx.init(params), params, transform_non_params=lambda _: True))
     )
@@ -213,7 +213,7 @@ def test_explicit_types_are_those_of_the_parameters_at_init_and_through_a_scan(c
         return state
 
     params = on_devices(0, AxisType.Explicit)
-    specs = lambda leaf, p: leaf.sharding.spec == p.sharding.spec  # noqa: E731
+    specs = lambda leaf, p: leaf.sharding.spec == p.sharding.spec
     for state in (jax.eval_shape(trained, params, params), tx.init(params)):
         same = optax.tree.map_params(tx, specs, state, params, transform_non_params=lambda _: True)
         assert all(jax.tree.leaves(same))
@@ -239,7 +239,7 @@ def test_a_run_on_an_explicit_mesh_is_the_unsharded_run(case):
 
 def scanned(tx):
     def two_steps(params, grads):
-        step = lambda carry, g: (step_of(tx)(*carry, g), None)  # noqa: E731
+        step = lambda carry, g: (step_of(tx)(*carry, g), None)
         return jax.lax.scan(step, (params, tx.init(params)), grads)[0]
 
     return two_steps

@@ -41,7 +41,7 @@ def trajectories(spelling, kinds):
     case = json.loads(spelling)
     streams = arrays("streams.npz")
     leaves = MANIFEST["meta"]["leaf_order"]
-    pick = lambda row: {k: jnp.asarray(v) for k, v in split(row, leaves).items() if k in case["leaves"]}  # noqa: E731
+    pick = lambda row: {k: jnp.asarray(v) for k, v in split(row, leaves).items() if k in case["leaves"]}
     tx = spell(case, jnp.asarray(streams["lr_mult"]))
 
     def step(carry, row):

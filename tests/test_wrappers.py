@@ -151,7 +151,7 @@ def test_a_named_chain_keeps_a_method_under_its_name(case):
 def test_a_masked_method_moves_what_is_chosen_and_passes_the_rest_through(mask, case):
     params, grads, tx = tree(0), gradients(2), made(case)
     updates, state = run(optax.masked(tx, mask), grads, params)
-    only = lambda t: {"kernel": t["kernel"]}  # noqa: E731
+    only = lambda t: {"kernel": t["kernel"]}
     alone, expected = run(tx, [only(g) for g in grads], only(params))
     chex.assert_trees_all_equal([only(u) for u in updates], alone)
     chex.assert_trees_all_equal([u["bias"] for u in updates], [g["bias"] for g in grads])
@@ -178,7 +178,7 @@ def test_in_a_partition_each_leaf_follows_its_own_method(labels, other, case):
     params, grads, tx = tree(0), gradients(2), made(case)
     updates, _ = run(optax.partition({"method": tx, "other": other}, labels), grads, params)
     for name, alone in {"kernel": tx, "bias": other}.items():
-        pick = lambda t, name=name: {name: t[name]}  # noqa: E731
+        pick = lambda t, name=name: {name: t[name]}
         chex.assert_trees_all_equal([pick(u) for u in updates], run(alone, [pick(g) for g in grads], pick(params))[0])
 
 
@@ -431,7 +431,7 @@ def test_a_cond_takes_the_branch_it_is_told(case):
 def test_a_sweep_of_learning_rates_is_the_loop_over_float32_scalars(case):
     params, grads = tree(0, **ONE), gradients(2, **ONE)
     rates = jnp.array([1e-4, LR, 0.3], jnp.float32)
-    outcome = lambda lr: run(case.make(lr), grads, params)  # noqa: E731
+    outcome = lambda lr: run(case.make(lr), grads, params)
     chex.assert_trees_all_equal(jax.vmap(outcome)(rates), stacked([outcome(lr) for lr in rates]))
 
 
@@ -445,7 +445,7 @@ def test_a_sweep_may_go_over_every_number_of_adam():
         "eps_root": jnp.array([0.0, 1e-6]),
         "weight_decay": jnp.array([0.0, 0.1]),
     }
-    outcome = lambda numbers: run(adamx.adamw(LR, **numbers), grads, params)  # noqa: E731
+    outcome = lambda numbers: run(adamx.adamw(LR, **numbers), grads, params)
     looped = [outcome({k: v[i] for k, v in numbers.items()}) for i in range(2)]
     chex.assert_trees_all_equal(jax.vmap(outcome)(numbers), stacked(looped))
 
@@ -454,7 +454,7 @@ def test_a_sweep_may_go_over_every_number_of_adam():
 @each
 def test_a_vmapped_ensemble_is_the_loop_over_its_members(case):
     members, grads, tx = [tree(seed, **ONE) for seed in (0, 10, 20)], gradients(3, **ONE), made(case)
-    one = lambda p, g: tx.update(g, tx.init(p), p)  # noqa: E731
+    one = lambda p, g: tx.update(g, tx.init(p), p)
     looped = [one(p, g) for p, g in zip(members, grads, strict=True)]
     chex.assert_trees_all_equal(jax.vmap(one)(stacked(members), stacked(grads)), stacked(looped))
 
@@ -463,7 +463,7 @@ def test_a_vmapped_ensemble_is_the_loop_over_its_members(case):
 @each_method
 def test_an_update_is_linear_in_the_learning_rate_and_its_derivative_says_so(case):
     params, grads = tree(0, **ONE), gradients(2, **ONE)
-    last = lambda lr: run(case.make(lr), grads, params)[0][-1]  # noqa: E731
+    last = lambda lr: run(case.make(lr), grads, params)[0][-1]
     derivative = jax.jacfwd(last)(jnp.float32(LR))
     expected = jax.tree.map(lambda u: u / LR, last(jnp.float32(LR)))
     chex.assert_trees_all_close(derivative, expected, rtol=1e-5, atol=1e-6)

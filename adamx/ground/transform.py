@@ -96,7 +96,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
     parts: tuple[Part, ...] | None = None
     _step: Callable[..., Any] | None = None
 
-    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):  # noqa: D102
+    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):  # noqa: D102 (the class says it)
         self = super().__new__(cls, init, update)
         self.parts, self._step = parts, step
         return self
@@ -197,7 +197,7 @@ def lift(*parts: Part) -> Transformation:
         """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
         real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
         hypers = filled([value.astype(real) for value in hyper])
-        widen = lambda x: x.astype(numerics.like(x.dtype, real))  # noqa: E731
+        widen = lambda x: x.astype(numerics.like(x.dtype, real))
         u = widen(g)
         wide_p = jax.tree.map(widen, p)  # None stays None
         kept = {}

@@ -106,7 +106,7 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
     """
     if b2 is None:
         return _scaled("bias_correct", Derived(lambda t, b1: 1 / one_minus_power(b1, t), b1))
-    roots = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)  # noqa: E731
+    roots = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
     return _scaled("bias_correct", Derived(roots, b1, b2))
 
 
@@ -167,7 +167,7 @@ def clip(max_delta: Scalar) -> Transformation:
     """
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        bound = lambda x: jnp.clip(x, -h["max"], h["max"])  # noqa: E731
+        bound = lambda x: jnp.clip(x, -h["max"], h["max"])
         if not jnp.iscomplexobj(g):
             return bound(g), slots
         return bound(jnp.real(g)) + 1j * bound(jnp.imag(g)), slots

@@ -27,7 +27,7 @@ def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar | Derived:
     """
     if is_number(eps) and eps == 0:
         return 0.0
-    scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power  # noqa: E731
+    scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power
     return Derived(scaled, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-24)
 
 
