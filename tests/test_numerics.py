@@ -31,7 +31,7 @@ def test_one_minus_power_is_right_to_rounding(b, t):
 def test_the_bias_corrected_average_of_ones_is_one(b, t):
     average = -np.expm1(t * np.log1p(-(1 - b))) if b else 1.0  # what an exact average of ones is after t steps
     tx = adamx.bias_correct(b)
-    state = adamx.State(jnp.int32(t - 1), {})
+    state = adamx.State(jnp.int32(t - 1), {}, {})
     corrected, state = tx.update({"w": jnp.float32(average)}, state)
     assert state.count == t
     np.testing.assert_allclose(corrected["w"], 1.0, rtol=5e-7)

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import jax
@@ -28,11 +29,27 @@ class Derived:
       positive: whether it is known to be above 0, in float32 too.
     """
 
-    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived", positive: bool = False):
+    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived | Told", positive: bool = False):
         self.f, self.args, self.positive = f, args, positive
 
 
-def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> float | Float[Array, ""]:
+class Told:
+    """A hyper-parameter that a part's `ask` finds out about the whole tree, by name; the parts after it may read it.
+
+    Before the first `ask` of a step that returns it, it has the value of the last step.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+def resolve(
+    scalar: "Scalar | Derived | Told",
+    count: Array,
+    t: Array,
+    dtype: Any,
+    told: Mapping[str, Array] = MappingProxyType({}),
+) -> float | Float[Array, ""]:
     """The value for this step: a Python number as it is, anything else as an array of `dtype`.
 
     Args:
@@ -40,11 +57,14 @@ def resolve(scalar: "Scalar | Derived", count: Array, t: Array, dtype: Any) -> f
       count: int32[], steps taken before this one; what schedules see.
       t: int32[], count + 1; what Derived sees, as a float.
       dtype: float32 or float64.
+      told: what :class:`Told` reads.
     """
     if isinstance(scalar, (int, float)):
         return scalar
-    if isinstance(scalar, Derived):
-        value = scalar.f(t.astype(dtype), *(resolve(a, count, t, dtype) for a in scalar.args))
+    if isinstance(scalar, Told):
+        value = told[scalar.name]
+    elif isinstance(scalar, Derived):
+        value = scalar.f(t.astype(dtype), *(resolve(a, count, t, dtype, told) for a in scalar.args))
     elif callable(scalar):
         value = scalar(count)
         if not is_number(value) and getattr(value, "shape", None) != ():

@@ -25,11 +25,14 @@ class State(NamedTuple):
 
     Attributes:
       count: int32[], steps taken; saturates.
-      moments: by name ("mu", "nu", "nu_peak"), trees shaped like the parameters, of plain arrays.
+      moments: by name ("mu", "nu", "nu_peak"), trees with the parameters' structure, of plain arrays; mostly shaped
+        like the parameters, and of their rank where they are smaller (factored and pooled moments).
+      scalars: by name ("d"), numbers remembered for the whole tree; empty for most methods.
     """
 
     count: Int32[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (it hides tuple.count; optax's name)
     moments: dict[str, PyTree]
+    scalars: dict[str, Array]
 
 
 class Seen(NamedTuple):
@@ -40,12 +43,35 @@ class Seen(NamedTuple):
       label: the part's static label of this leaf; None where the part has no labels.
       asked: the scalars that the part's `ask` returned; None where it has none.
       moments: what the moments named before this one put out (inside `scale_by_moments`).
+      leaf: uint32[], this leaf's position, for parts with `random`; None elsewhere.
+      micro: None, or while gradients are accumulated (position, every): int32[], the place of this gradient in its
+        step, from 0; and how many make up a step.
     """
 
     t: Int32[Array, ""]
     label: Hashable
     asked: PyTree
     moments: Mapping[str, Array]
+    leaf: Any = None
+    micro: tuple[Array, int] | None = None
+
+
+class Whole(NamedTuple):
+    """What `ask` may look at: all trainable leaves, in one order.
+
+    Attributes:
+      grads: what the parts before this one put out.
+      params: the parameters, or None for each.
+      slots: every moment of the chain by name, as stored: of this step where an earlier pass wrote it, else the last.
+      told: the scalars remembered from the last step, overwritten by what earlier parts asked in this one.
+      t: int32[], this step, counted from 1.
+    """
+
+    grads: list[Array]
+    params: list[Any]
+    slots: Mapping[str, list[Array]]
+    told: Mapping[str, Array]
+    t: Int32[Array, ""]
 
 
 class Part(NamedTuple):
@@ -55,31 +81,39 @@ class Part(NamedTuple):
       name: what error sentences call it.
       update: `(hyper, g, slots, p, seen) -> (out, slots)`; g, p and slots arrive in the compute dtype (float32, or
         wider where the data are), `p` is None when the caller gave no parameters.
-      slots: name -> init(p), one array for a leaf; at least float32.
-      hyper: a tree of Scalars and Derived; arrives resolved.
-      ask: `(hyper, grads, params) -> scalars` over all trainable leaves; starts a new pass over the tree.
+      slots: name -> init(p), or init(p, label) where the part has labels: one array for a leaf; at least float32.
+      hyper: a tree of Scalars, Derived and Told; arrives resolved.
+      ask: `(hyper, whole) -> scalars` over all trainable leaves; starts a new pass over the tree. A dictionary of
+        scalars can be read by later parts as hyper-parameters, see :class:`adamx.ground.hyper.Told`.
+      scalars: name -> first value, of those entries of the dictionary that the state remembers.
       labels: `params -> list`, a static label for each leaf, None leaves included; raises on bad masks.
       needs_params: whether `update` reads p.
+      random: whether `update` draws random numbers (from `seen.t` and `seen.leaf`).
+      accumulates: whether its slots can take one step's gradient in pieces (`seen.micro`).
     """
 
     name: str
     update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Array, dict[str, Array]]]
     slots: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
     hyper: Any = ()
-    ask: Callable[[Any, list[Array], list[Any]], PyTree] | None = None
+    ask: Callable[[Any, Whole], PyTree] | None = None
+    scalars: Mapping[str, Any] = MappingProxyType({})
     labels: Callable[[PyTree], Sequence[Hashable]] | None = None
     needs_params: bool = False
+    random: bool = False
+    accumulates: bool = False
 
 
 class Rule(NamedTuple):
     """How moments become a direction: `call(hyper, g, t, **moments)`, with the numbers that it needs.
 
-    A plain function `rule(g, t, *, mu, nu)` serves where there are none.
+    A plain function `rule(g, t, *, mu, nu)` serves where there are none. `of_moments` says that it does not read g.
     """
 
     name: str
     call: Callable[..., Array]
     hyper: Mapping[str, Any] = MappingProxyType({})
+    of_moments: bool = False
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -167,48 +201,42 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
     return Transformation(*optax.chain(*made))
 
 
-def lift(*parts: Part) -> Transformation:
+def lift(*parts: Part, every: int = 1) -> Transformation:
     """The optax transformation that runs `parts` in order on every leaf, under one step count.
 
+    Args:
+      parts: in the order in which they run.
+      every: gradients that make up one step; the parts must be able to accumulate where it is more than one.
+
     Raises:
-      ValueError: if two parts claim one slot's name.
+      ValueError: if two parts claim one slot's name, or one scalar's.
     """
-    owner: dict[str, str] = {}
-    for part in parts:
-        for slot in part.slots:
-            if slot in owner:
-                raise ValueError(
-                    f"{part.name} and {owner[slot]} both keep a moment named {slot!r} in one chain; name one of them"
-                    f" otherwise, as in scale_by_moments({slot}2=...)."
-                )
-            owner[slot] = part.name
+    owner = _owners(parts, "moment", lambda part: part.slots)
+    keeper = _owners(parts, "number", lambda part: part.scalars)
     stages = _stages(parts)
-    specs, structure = jax.tree.flatten([part.hyper for part in parts])
-    dynamic = [i for i, s in enumerate(specs) if not numerics.is_number(s)]
+    hypers = [_Hyper(part.hyper) for part in parts]
 
-    def filled(hyper: list) -> list:
-        """The parts' hyper-parameters, with this step's values where they are not plain numbers."""
-        values: list[Any] = list(specs)
-        for i, value in zip(dynamic, hyper, strict=True):
-            values[i] = value
-        return jax.tree.unflatten(structure, values)
-
-    def one_leaf(stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p: Any, asked):
+    def one_leaf(
+        stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p: Any, asked, at, micro
+    ):
         """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
         real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
-        hypers = filled([value.astype(real) for value in hyper])
         widen = lambda x: x.astype(numerics.like(x.dtype, real))
         u = widen(g)
         wide_p = jax.tree.map(widen, p)  # None stays None
         kept = {}
-        for i, label in zip(stages[stage], labels, strict=True):
+        for i, label, values in zip(stages[stage], labels, hyper, strict=True):
             part = parts[i]
             mine = {name: widen(slots[name]) for name in part.slots}
-            seen = Seen(t, label, asked if i == stages[stage][0] else None, {})
-            u, new = part.update(hypers[i], u, mine, wide_p, seen)
+            seen = Seen(
+                t, label, asked if i == stages[stage][0] else None, {}, at, None if micro is None else (micro, every)
+            )
+            u, new = part.update(hypers[i].filled([v.astype(real) for v in values]), u, mine, wide_p, seen)
             if u.shape != g.shape:
                 raise ValueError(f"{part.name} turned a leaf of shape {g.shape} into one of shape {u.shape}.")
             kept |= {name: new[name].astype(slots[name].dtype) for name in part.slots}
+        if out_dtype is not None and every > 1:  # only the last gradient of a step moves the parameters
+            u = jnp.where(micro == every - 1, u, numerics.NO_CHANGE)
         if out_dtype == "step":
             return (wide_p + u).astype(p.dtype), kept
         return u if out_dtype is None else u.astype(out_dtype), kept
@@ -219,12 +247,17 @@ def lift(*parts: Part) -> Transformation:
 
     def init(params: PyTree) -> State:
         _check_params(params)
+        leaves, treedef = tree.flatten(jax.tree.map(_strong, params))
+        moments = {}
         for part in parts:
-            if part.labels is not None:
-                part.labels(params)
-        arrays = jax.tree.map(_strong, params)
-        moments = {name: jax.tree.map(make, arrays) for part in parts for name, make in part.slots.items()}
-        return State(jnp.zeros((), jnp.int32), moments)
+            labels = [()] * len(leaves) if part.labels is None else [(label,) for label in part.labels(params)]
+            for name, make in part.slots.items():
+                made = (None if x is None else make(x, *label) for x, label in zip(leaves, labels, strict=True))
+                moments[name] = treedef.unflatten(made)
+        real = numerics.real_dtype(*(x.dtype for x in leaves if x is not None))
+        numbers = {name: start for part in parts for name, start in part.scalars.items()}
+        scalars = {name: jnp.full((), x, jnp.int32 if isinstance(x, int) else real) for name, x in numbers.items()}
+        return State(jnp.zeros((), jnp.int32), moments, scalars)
 
     def run(grads: PyTree, state: State, params: PyTree, stepping: bool) -> tuple[PyTree, State]:
         for part in parts:
@@ -234,9 +267,12 @@ def lift(*parts: Part) -> Transformation:
                 )
         if stepping and params is None:
             raise ValueError("step moves the parameters: call step(grads, state, params).")
-        if not isinstance(state, State) or not owner.keys() <= state.moments.keys():
-            has = f"the moments {tree.some(list(state.moments))}" if isinstance(state, State) else f"{state!r:.60}"
-            keeps = tree.some(list(owner)) or "a count only"
+        if not isinstance(state, State) or not (
+            owner.keys() <= state.moments.keys() and keeper.keys() <= state.scalars.keys()
+        ):
+            names = [*state.moments, *state.scalars] if isinstance(state, State) else []
+            has = f"the moments {tree.some(names)}" if isinstance(state, State) else f"{state!r:.60}"
+            keeps = tree.some([*owner, *keeper]) or "a count only"
             raise TypeError(
                 f"this state holds {has}, but the optimiser keeps {keeps}; make it with this"
                 " optimiser's init, or restore the checkpoint that it wrote."
@@ -247,31 +283,53 @@ def lift(*parts: Part) -> Transformation:
         ps = [_strong(p) for p in ps]
         slots = {name: _matching(treedef, state.moments[name], grads, f"moment {name!r}") for name in owner}
         live = [i for i, g in enumerate(gs) if _trained(g, ps[i])]
-        _check_shapes(live, gs, ps, slots, grads)
-        count, t = state.count, numerics.increment(state.count)
-        dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
-        real = numerics.real_dtype(*dtypes)
-        hyper = [resolve(specs[i], count, t, real) for i in dynamic]
         unlabelled = [None] * len(gs)
         label = [part.labels(grads if params is None else params) if part.labels else unlabelled for part in parts]
+        makers = {
+            n: (make, label[i] if part.labels else None)
+            for i, part in enumerate(parts)
+            for n, make in part.slots.items()
+        }
+        _check_shapes(live, gs, ps, slots, makers, grads)
+        count, t = state.count, numerics.increment(state.count)
+        after, micro = t, None
+        if every > 1:
+            micro = count % every
+            count, t = count // every, count // every + 1
+        dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
+        real = numerics.real_dtype(*dtypes)
         us = list(gs)
+        told: dict[str, Any] = {name: state.scalars[name].astype(_wider(state.scalars[name], real)) for name in keeper}
         for stage, members in enumerate(stages):
             last = stage == len(stages) - 1
             asked = None
             ask = parts[members[0]].ask if members else None
             if ask is not None:
-                asked = ask(filled(hyper)[members[0]], [us[i] for i in live], [ps[i] for i in live])
+                mine = hypers[members[0]]
+                whole = Whole(
+                    [us[i] for i in live],
+                    [ps[i] for i in live],
+                    {name: [leaves[i] for i in live] for name, leaves in slots.items()},
+                    dict(told),
+                    t,
+                )
+                asked = ask(mine.filled(mine.resolved(count, t, real, told)), whole)
+                told |= asked if isinstance(asked, dict) else {}
+            hyper = [hypers[m].resolved(count, t, real, told) for m in members]
+            wants_leaf = any(parts[m].random for m in members)
             for i in live:
                 labels = tuple(label[m][i] for m in members)
                 mine = {name: slots[name][i] for m in members for name in parts[m].slots}
                 out = ("step" if stepping else gs[i].dtype) if last else None
-                us[i], new = leaf(stage, labels, out, hyper, t, us[i], mine, ps[i], asked)
+                at = np.uint32(i) if wants_leaf else None
+                us[i], new = leaf(stage, labels, out, hyper, t, us[i], mine, ps[i], asked, at, micro)
                 for name, value in new.items():
                     slots[name][i] = value
         for i in set(range(len(gs))) - set(live):
             us[i] = ps[i] if stepping else _untrained_update(gs[i], ps[i])
         moments = {name: treedef.unflatten(slots[name]) for name in owner}
-        return treedef.unflatten(us), State(t, moments)
+        scalars = {name: told[name].astype(state.scalars[name].dtype) for name in keeper}
+        return treedef.unflatten(us), State(after, moments, scalars)
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
         del extra
@@ -280,7 +338,42 @@ def lift(*parts: Part) -> Transformation:
     def step(grads: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
         return run(grads, state, params, stepping=True)
 
-    return Transformation(init, update, tuple(parts), step)
+    return Transformation(init, update, tuple(parts) if every == 1 else None, step)
+
+
+class _Hyper:
+    """One part's hyper-parameters, of which plain numbers stay what they are and the rest is resolved each step."""
+
+    def __init__(self, tree: Any):
+        self.specs, self.structure = jax.tree.flatten(tree)
+        self.dynamic = [i for i, spec in enumerate(self.specs) if not numerics.is_number(spec)]
+
+    def resolved(self, count: Array, t: Array, real: Any, told: Mapping[str, Any]) -> list[Array]:
+        return [jnp.asarray(resolve(self.specs[i], count, t, real, told)) for i in self.dynamic]
+
+    def filled(self, values: list[Array]) -> Any:
+        out: list[Any] = list(self.specs)
+        for i, value in zip(self.dynamic, values, strict=True):
+            out[i] = value
+        return jax.tree.unflatten(self.structure, out)
+
+
+def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[str, Any]]) -> dict[str, str]:
+    """Which part keeps which name; raises where two claim one."""
+    owner: dict[str, str] = {}
+    for part in parts:
+        for name in names(part):
+            if name in owner:
+                raise ValueError(
+                    f"{part.name} and {owner[name]} both keep a {what} named {name!r} in one chain; name one of them"
+                    f" otherwise, as in scale_by_moments({name}2=...)."
+                )
+            owner[name] = part.name
+    return owner
+
+
+def _wider(x: Array, real: Any) -> Any:
+    return jnp.promote_types(x.dtype, real) if numerics.is_inexact(x.dtype) else x.dtype
 
 
 def _stages(parts: Sequence[Part]) -> list[list[int]]:
@@ -350,7 +443,9 @@ def _matching(treedef: Any, other: PyTree, grads: PyTree, what: str) -> list[Any
         ) from error
 
 
-def _check_shapes(live: list[int], gs: list, ps: list, slots: dict[str, list], grads: PyTree) -> None:
+def _check_shapes(
+    live: list[int], gs: list, ps: list, slots: dict[str, list], makers: Mapping[str, Any], grads: PyTree
+) -> None:
     for g, p, name in zip(gs, ps, tree.names(grads), strict=True):
         if g is not None and p is not None and jnp.issubdtype(g.dtype, jnp.integer) and numerics.is_inexact(p.dtype):
             raise TypeError(f"leaf {name!r} has an {g.dtype} gradient but a {p.dtype} parameter; cast the gradient.")
@@ -359,13 +454,21 @@ def _check_shapes(live: list[int], gs: list, ps: list, slots: dict[str, list], g
                 f"leaf {name!r} has a {g.dtype} gradient but a {p.dtype} parameter; one of them is complex."
             )
     for i in live:
-        for what, other in (("parameter", ps[i]), *((f"moment {n!r}", leaves[i]) for n, leaves in slots.items())):
-            if other is not None and np.shape(gs[i]) != np.shape(other):
-                name = tree.names(grads)[i]
-                raise ValueError(
-                    f"leaf {name!r} has a gradient of shape {np.shape(gs[i])} but a {what} of shape"
-                    f" {np.shape(other)}; init the optimiser with the parameters that are differentiated."
-                )
+        want = np.shape(gs[i])
+        for what, other in (("parameter", ps[i]), *((n, leaves[i]) for n, leaves in slots.items())):
+            if other is None or np.shape(other) == want:
+                continue
+            if what in makers:  # a factored or pooled moment is smaller
+                make, labels = makers[what]
+                like = jax.ShapeDtypeStruct(want, gs[i].dtype)
+                made = jax.eval_shape(lambda x: make(x, *([] if labels is None else [labels[i]])), like)  # noqa: B023
+                if np.shape(other) == made.shape:
+                    continue
+                what = f"moment {what!r}"
+            raise ValueError(
+                f"leaf {tree.names(grads)[i]!r} has a gradient of shape {want} but a {what} of shape"
+                f" {np.shape(other)}; init the optimiser with the parameters that are differentiated."
+            )
 
 
 def check_rule(rule: Rule | Callable[..., Any], moments: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from adamx.ground import numerics, tree
 from adamx.ground.hyper import Derived, Scalar, method
 from adamx.ground.numerics import one_minus_power
-from adamx.ground.transform import Part, Rule, Seen, Transformation, check_rule, lift
+from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, check_rule, lift
 
 
 def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **moments: Transformation) -> Transformation:
@@ -192,8 +192,8 @@ def clip_by_global_norm(max_norm: Scalar) -> Transformation:
     References: Pascanu, Mikolov & Bengio, ICML 2013 (arXiv:1211.5063).
     """
 
-    def ask(h: Any, grads: list[Array], params: list[Any]):
-        return numerics.norm(*grads)
+    def ask(h: Any, whole: Whole):
+        return numerics.norm(*whole.grads)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return _shrunk(g, seen.asked.astype(numerics.real_dtype(g.dtype)), h["max"]), slots
