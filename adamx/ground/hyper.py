@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -27,10 +28,33 @@ class Derived:
       f: takes t = 1, 2, ... as a float scalar, and each of `args` resolved for this step.
       args: Scalars, or further Derived.
       positive: whether it is known to be above 0, in float32 too.
+      gap: for decays, the function of the same arguments that is 1 - f without cancellation.
     """
 
-    def __init__(self, f: Callable[..., Any], *args: "Scalar | Derived | Told", positive: bool = False):
-        self.f, self.args, self.positive = f, args, positive
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        *args: "Scalar | Derived | Told",
+        positive: bool = False,
+        gap: Callable[..., Any] | None = None,
+    ):
+        self.f, self.args, self.positive, self.gap = f, args, positive, gap
+
+
+def product(*scalars: "Scalar | Derived | Told") -> "float | Derived":
+    """The product of hyper-parameters, such as learning rate times weight decay; 0.0 where one is the number 0."""
+    if any(isinstance(s, (int, float)) and s == 0 for s in scalars):
+        return 0.0
+    return Derived(lambda t, *values: functools.reduce(operator.mul, values), *scalars)
+
+
+def one_minus(decay: "Scalar | Derived") -> "float | Derived":
+    """1 - decay: exact for a number, and for a Derived that knows its gap."""
+    if isinstance(decay, (int, float)):
+        return 1 - decay
+    if isinstance(decay, Derived) and decay.gap is not None:
+        return Derived(decay.gap, *decay.args)
+    return Derived(lambda t, b: 1 - b, decay)
 
 
 class Told:
@@ -89,6 +113,8 @@ def scalar(name: str, value: Any) -> Any:
     Traceback (most recent call last):
     TypeError: learning_rate must be a number, a scalar array or a schedule of the step, not the str '1e-3'.
     """
+    if isinstance(value, (Derived, Told)):
+        return value
     if isinstance(value, (np.generic, np.ndarray)) and value.shape == () and value.dtype.kind in "fiu":
         return float(value)
     if isinstance(value, jax.Array):
@@ -136,6 +162,11 @@ def finite(name: str, value: Any) -> Any:
     return _within(name, value, lambda x: abs(x) < float("inf"), "finite")
 
 
+def share(name: str, value: Any) -> Any:
+    """`value`, a Scalar; a number must lie in [0, 1]."""
+    return _within(name, value, lambda x: 0 <= x <= 1, "in [0, 1]")
+
+
 def limit(name: str, value: Any) -> Any:
     """`value`, a Scalar; a number must be >= 0, and infinity means no limit."""
     return _within(name, value, lambda x: x >= 0, "at least 0")
@@ -148,7 +179,7 @@ def constant(name: str, value: Any) -> Any:
     Traceback (most recent call last):
     TypeError: start is read once, at init, so it cannot be a schedule.
     """
-    if callable(value):
+    if callable(value) or isinstance(value, (Derived, Told)):
         raise TypeError(f"{name} is read once, at init, so it cannot be a schedule.")
     return finite(name, value)
 
@@ -187,11 +218,20 @@ class _ExactSignature(inspect.Signature):
         bound = super().bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if callable(value) and not isinstance(value, (type, optax.schedules.StatefulSchedule)):
+            if isinstance(value, type) or (self.parameters[name].annotation is int and isinstance(value, int)):
+                bound.arguments[name] = _Static(value)
+            elif callable(value) and not isinstance(value, (type, optax.schedules.StatefulSchedule)):
                 bound.arguments[name] = _strong_schedule(value)
             else:
                 bound.arguments[name] = _strong(value)
         return bound
+
+
+class _Static:
+    """A dtype, or a whole number that decides shapes or loops: wrapped, so that `inject_hyperparams` lets it be."""
+
+    def __init__(self, value: Any):
+        self.value = value
 
 
 def _strong(value: Any) -> Any:
@@ -216,12 +256,35 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "b1": decay,
     "b2": decay,
     "decay": decay,
+    "beta": decay,
+    "rho": decay,
     "momentum": at_least_zero,
     "dampening": finite,
     "momentum_decay": at_least_zero,
     "eps": at_least_zero,
     "eps_root": at_least_zero,
+    "eps1": at_least_zero,
+    "eps2": at_least_zero,
     "weight_decay": at_least_zero,
+    "weight_decay_rate": at_least_zero,
+    "alpha": finite,
+    "nu1": finite,
+    "nu2": finite,
+    "a": above_zero,
+    "b": above_zero,
+    "gamma": at_least_zero,
+    "final_lr": above_zero,
+    "max_lr": above_zero,
+    "partial": above_zero,
+    "delta": at_least_zero,
+    "wd_ratio": at_least_zero,
+    "decay_rate": above_zero,
+    "estim_lr0": above_zero,
+    "estim_lr_coef": above_zero,
+    "growth_rate": limit,
+    "threshold": limit,
+    "clipping_threshold": limit,
+    "clip_threshold": limit,
     "initial_accumulator_value": at_least_zero,
     "initial_scale": at_least_zero,
     "max_delta": limit,
@@ -248,6 +311,7 @@ def method(factory: F) -> F:
         except TypeError as error:
             raise TypeError(f"{factory.__name__}({', '.join(signature.parameters)}): {error}.") from error
         for name, value in bound.arguments.items():
+            value = bound.arguments[name] = value.value if isinstance(value, _Static) else value
             if name in CHECKS and not (value is None and name in optional):
                 bound.arguments[name] = CHECKS[name](name, value)
         return factory(*bound.args, **bound.kwargs)

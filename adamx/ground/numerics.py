@@ -10,11 +10,17 @@ from jaxtyping import Array, Float, Inexact
 # p + NO_CHANGE is p bit for bit, where p + 0.0 would turn -0.0 into +0.0. (XLA's CPU back end reads subnormal numbers
 # as zero in any sum; there is no update that keeps those.)
 NO_CHANGE = -0.0
+FLOAT32 = jnp.float32
 
 
 def is_number(x: Any) -> bool:
     """Whether x is a plain Python number, known at construction (a bool is not a number)."""
     return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def is_zero(x: Any) -> bool:
+    """Whether x is the Python number 0; False for what is only known later."""
+    return is_number(x) and x == 0
 
 
 def is_inexact(dtype: Any) -> bool:
@@ -48,14 +54,19 @@ def one_minus_power(b: float | Float[Array, ""], t: Float[Array, ""]) -> Float[A
     return jnp.where(b > 0, -jnp.expm1(t * jnp.log1p(-(1 - kept))), 1)
 
 
-def lerp(old: Inexact[Array, "*s"], new: Inexact[Array, "*s"], b: float | Float[Array, ""]) -> Inexact[Array, "*s"]:
+def lerp(
+    old: Inexact[Array, "*s"], new: Inexact[Array, "*s"], b: float | Float[Array, ""], gap: Any = None
+) -> Inexact[Array, "*s"]:
     """B * old + (1 - b) * new, with 1 - b exact and, for b >= 1/2, one rounding that matters.
+
+    `gap` is 1 - b, where it is known better than by subtracting an array.
 
     `old + (1 - b) * (new - old)` does not depend on the rounding of b itself, which `b * old` turns into a wrong
     fixed point (3e-5 at b = 0.999 in float32). Below 1/2 its rounding is relative to `old`, which is about to be
     forgotten, so the plain form is used there.
     """
-    plain, steady = b * old + (1 - b) * new, old + (1 - b) * (new - old)
+    gap = 1 - b if gap is None else gap
+    plain, steady = b * old + gap * new, old + gap * (new - old)
     if is_number(b):
         return steady if b >= 0.5 else plain
     return jnp.where(b >= 0.5, steady, plain)
@@ -78,7 +89,43 @@ def _sqrt_jvp(primals: tuple, tangents: tuple) -> tuple:
     return root, tangents[0] * jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
 
 
-def divide(a: Inexact[Array, "*s"], b: Float[Array, "*#s"]) -> Inexact[Array, "*s"]:
+@jax.custom_jvp
+def cbrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The cube root whose derivative at 0 is 0 instead of infinite."""
+    return jnp.cbrt(x)
+
+
+@cbrt.defjvp
+def _cbrt_jvp(primals: tuple, tangents: tuple) -> tuple:
+    root = cbrt(*primals)
+    return root, tangents[0] * jnp.where(root != 0, 1 / (3 * jnp.where(root != 0, root, 1) ** 2), 0)
+
+
+def unit(x: Inexact[Array, "*s"]) -> Inexact[Array, "*s"]:
+    """The sign of x: -1, 0 or 1, and x / |x| where x is complex."""
+    return divide(x, magnitude(x)) if jnp.iscomplexobj(x) else jnp.sign(x)
+
+
+def magnitude(x: Inexact[Array, "*s"]) -> Float[Array, "*s"]:
+    """|x|, real, with derivative 0 at 0 for complex x too."""
+    return sqrt(abs_square(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
+def rms(x: Inexact[Array, "*s"]) -> Float[Array, ""]:
+    """The root of the mean of |x|^2; 0 where there is nothing, and with derivative 0 at 0."""
+    return sqrt(jnp.mean(abs_square(x))) if x.size else jnp.zeros((), real_dtype(x.dtype))
+
+
+def inner(a: Inexact[Array, "*s"], b: Inexact[Array, "*s"]) -> Float[Array, ""]:
+    """The real inner product of all elements, Re sum conj(a) b.
+
+    >>> float(inner(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))
+    11.0
+    """
+    return jnp.sum(jnp.real(jnp.conj(a) * b))
+
+
+def divide(a: Inexact[Array, "..."], b: Float[Array, "..."]) -> Inexact[Array, "..."]:
     """A / b, and 0 where b is 0, with a finite derivative there too."""
     zero = b == 0
     return jnp.where(zero, 0, a / jnp.where(zero, 1, b))

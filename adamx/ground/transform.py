@@ -107,13 +107,15 @@ class Part(NamedTuple):
 class Rule(NamedTuple):
     """How moments become a direction: `call(hyper, g, t, **moments)`, with the numbers that it needs.
 
-    A plain function `rule(g, t, *, mu, nu)` serves where there are none. `of_moments` says that it does not read g.
+    A plain function `rule(g, t, *, mu, nu)` serves where there are none. `of_moments` says that it does not read g;
+    with `needs_params` it is called with `p=` too.
     """
 
     name: str
     call: Callable[..., Array]
     hyper: Mapping[str, Any] = MappingProxyType({})
     of_moments: bool = False
+    needs_params: bool = False
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -162,6 +164,11 @@ def zeros(p: Any, *, real: bool = False, start: Any = 0.0) -> Array:
     """
     dtype = numerics.real_dtype(p.dtype)
     return jnp.full_like(p, start, dtype=dtype if real else numerics.like(p.dtype, dtype))
+
+
+def copied(p: Any) -> Array:
+    """A slot that starts as p itself, in at least float32; a copy, since state and parameters may both be donated."""
+    return zeros(p) if isinstance(p, jax.ShapeDtypeStruct) else jnp.copy(p).astype(zeros(p).dtype)
 
 
 def chain(*txs: optax.GradientTransformation) -> Transformation:
@@ -480,6 +487,30 @@ def check_rule(rule: Rule | Callable[..., Any], moments: Mapping[str, Any]) -> N
     call, lead = (rule.call, 3) if isinstance(rule, Rule) else (rule, 2)
     name = rule.name if isinstance(rule, Rule) else getattr(rule, "__name__", repr(rule))
     try:
-        inspect.signature(call).bind(*range(lead), **moments)
+        extra = {"p": None} if isinstance(rule, Rule) and rule.needs_params else {}
+        inspect.signature(call).bind(*range(lead), **moments, **extra)
     except TypeError as error:
         raise TypeError(f"the rule {name} does not fit the moments {tree.some(list(moments))}: {error}.") from error
+
+
+def each_leaf(f: Callable[..., Any], first: PyTree, *rest: PyTree) -> PyTree:
+    """F on the trained leaves of trees of one structure, in at least float32; other leaves of the first as they are.
+
+    What f returns is cast back to the first tree's dtype.
+    """
+    leaves, treedef = tree.flatten(first)
+    others = [treedef.flatten_up_to(other) for other in rest]
+
+    def one(x: Any, *ys: Any) -> Any:
+        if any(v is None or not hasattr(v, "dtype") or not numerics.is_inexact(v.dtype) for v in (x, *ys)):
+            return x
+        real = numerics.real_dtype(*(v.dtype for v in (x, *ys)))
+        return f(*(v.astype(numerics.like(v.dtype, real)) for v in (x, *ys))).astype(x.dtype)
+
+    return treedef.unflatten([one(*xs) for xs in zip([_strong(x) for x in leaves], *others, strict=True)])
+
+
+def states(state: PyTree) -> list[State]:
+    """Every :class:`State` in a state, such as that of a chain, a wrapper or `nnx.Optimizer`."""
+    is_state = lambda x: isinstance(x, State)
+    return [x for x in jax.tree.leaves(state, is_leaf=is_state) if is_state(x)]

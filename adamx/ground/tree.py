@@ -113,6 +113,27 @@ def selected(mask: Mask, tree: PyTree, who: str) -> list[bool]:
     return out
 
 
+def first_match(patterns: Sequence[str], tree: PyTree, who: str) -> list[int]:
+    """For each leaf the position of the first pattern that matches its name, len(patterns) where none does.
+
+    Raises:
+      ValueError: if a pattern matches no leaf, or only leaves that an earlier one has.
+
+    >>> first_match(["*bias", "dense/*"], {"dense": {"kernel": 1, "bias": 2}, "scale": 3}, "groups")
+    [0, 1, 2]
+    """
+    words = names(tree)
+    first = [next((i for i, p in enumerate(patterns) if fnmatchcase(w, p)), len(patterns)) for w in words]
+    for i, pattern in enumerate(patterns):
+        if words and i not in first:
+            earlier = [patterns[k] for w, k in zip(words, first, strict=True) if fnmatchcase(w, pattern)]
+            says = f"only leaves that {some(sorted(set(earlier)))} took before it, among" if earlier else "none of"
+            raise ValueError(
+                f"the pattern {pattern!r} of {who} matches {says} the {len(words)} leaves ({some(words)})."
+            )
+    return first
+
+
 def _bare(tree: PyTree) -> PyTree:
     """The tree with Flax's variables replaced by what they hold, so that paths are the same at init and at update."""
     value = (jax.tree_util.GetAttrKey("value"),)

@@ -1,15 +1,18 @@
 """What stands in a chain: joining moments, correcting their bias, the learning rate, decay and clipping."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import Derived, Scalar, method
+from adamx.ground.hyper import Derived, Scalar, Told, at_least_zero, finite, limit, method
+from adamx.ground.hyper import decay as check_decay
 from adamx.ground.numerics import one_minus_power
-from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, check_rule, lift
+from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, chain, check_rule, lift, zeros
 
 
 def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **moments: Transformation) -> Transformation:
@@ -68,25 +71,59 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
             out = g
             for i, part in enumerate(parts):
                 mine = {own: slots[renamed[keyword, i, own]] for own in part.slots}
-                out, new = part.update(h["moments"][keyword][i], out, mine, p, Seen(seen.t, None, None, outs))
+                inside = seen._replace(label=None, asked=None, moments=outs)
+                out, new = part.update(h["moments"][keyword][i], out, mine, p, inside)
                 kept |= {renamed[keyword, i, own]: value for own, value in new.items()}
             outs = outs | {keyword: out}
         if rule is None:
             return next(iter(outs.values())), kept
         if isinstance(rule, Rule):
-            return rule.call(h["rule"], g, seen.t, **outs), kept
+            extra = {"p": p} if rule.needs_params else {}
+            return rule.call(h["rule"], g, seen.t, **outs, **extra), kept
         return rule(g, seen.t, **outs), kept
 
     hypers = {
         "rule": dict(rule.hyper) if isinstance(rule, Rule) else {},
         "moments": {keyword: tuple(part.hyper for part in parts) for keyword, parts in inner.items()},
     }
-    reads = any(part.needs_params for parts in inner.values() for part in parts)
-    return lift(Part(f"scale_by_moments({', '.join(moments)})", update, slots, hypers, needs_params=reads))
+    every = [part for parts in inner.values() for part in parts]
+    blind = rule is None or (isinstance(rule, Rule) and rule.of_moments)
+    first = {id(parts[0]) for parts in inner.values() if parts}
+    return lift(
+        Part(
+            f"scale_by_moments({', '.join(moments)})",
+            update,
+            slots,
+            hypers,
+            needs_params=any(part.needs_params for part in every) or (isinstance(rule, Rule) and rule.needs_params),
+            accumulates=blind and all(not part.slots or (part.accumulates and id(part) in first) for part in every),
+        )
+    )
 
 
-def _scaled(name: str, factor: Scalar | Derived) -> Transformation:
-    return lift(Part(name, lambda h, g, slots, p, seen: (g * h["factor"], slots), hyper={"factor": factor}))
+def descend(learning_rate: Scalar, weight_decay: Scalar = 0.0, mask: tree.Mask | None = None) -> Transformation:
+    """`add_decayed_weights(weight_decay, mask)` and `scale_by_lr(learning_rate)`, how most methods end.
+
+    With the number 0 for weight_decay the first is left out, and no parameters are needed.
+    """
+    if numerics.is_zero(weight_decay):
+        return scale_by_lr(learning_rate)
+    return chain(add_decayed_weights(weight_decay, mask), scale_by_lr(learning_rate))
+
+
+def scale(factor: Scalar | Derived | Told) -> Transformation:
+    """U * factor.
+
+    Args:
+      factor: a finite number, a scalar array, a schedule of the 0-based step, or something derived from such.
+    """
+    return _scaled("scale", finite("factor", factor))
+
+
+def _scaled(name: str, factor: Scalar | Derived | Told) -> Transformation:
+    return lift(
+        Part(name, lambda h, g, slots, p, seen: (g * h["factor"], slots), hyper={"factor": factor}, accumulates=True)
+    )
 
 
 @method
@@ -111,7 +148,7 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
 
 
 @method
-def scale_by_lr(learning_rate: Scalar) -> Transformation:
+def scale_by_lr(learning_rate: Scalar | Derived | Told) -> Transformation:
     """U * -learning_rate: from a direction of ascent to an update; the only minus sign in the library.
 
     Args:
@@ -128,7 +165,11 @@ def scale_by_lr(learning_rate: Scalar) -> Transformation:
 
 @method
 def add_decayed_weights(
-    weight_decay: Scalar = 0.0, mask: tree.Mask | None = None, *, base_lr: Scalar | None = None
+    weight_decay: Scalar | Derived = 0.0,
+    mask: tree.Mask | None = None,
+    *,
+    base_lr: Scalar | None = None,
+    cautious: bool = False,
 ) -> Transformation:
     """U + weight_decay * p. What that means depends on where it stands.
 
@@ -141,36 +182,80 @@ def add_decayed_weights(
       mask: which leaves decay: glob patterns over leaf names ("*kernel"), a tree of bools, or a function of the
         parameters that returns one; all when left out.
       base_lr: the learning rate at which weight_decay is the share lost a step (a schedule's peak).
+      cautious: decay only those elements that the direction u moves towards zero too (Chen et al. 2025).
 
     Raises:
       ValueError: if weight_decay is a negative number or base_lr not above 0; at init, if the mask matches nothing.
 
-    References: Loshchilov & Hutter, ICLR 2019, Algorithm 2 (arXiv:1711.05101).
+    References: Loshchilov & Hutter, ICLR 2019, Algorithm 2 (arXiv:1711.05101); cautious: Chen et al., Cautious Weight
+    Decay, 2025, Algorithm 1 (arXiv:2510.12402).
     """
     factor: Scalar | Derived = weight_decay
     if base_lr is not None:
         factor = Derived(lambda t, wd, base: wd / base, weight_decay, base_lr)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        return (g if seen.label is False else g + h["factor"] * p), slots
+        if seen.label is False:
+            return g, slots
+        decayed = h["factor"] * p
+        return g + (jnp.where(jnp.real(jnp.conj(g) * p) >= 0, decayed, 0) if cautious else decayed), slots
 
     labels = None if mask is None else lambda params: tree.selected(mask, params, "mask")
-    return lift(Part("add_decayed_weights", update, hyper={"factor": factor}, labels=labels, needs_params=True))
+    linear = not cautious
+    return lift(
+        Part(
+            "add_decayed_weights", update, {}, {"factor": factor}, labels=labels, needs_params=True, accumulates=linear
+        )
+    )
+
+
+def after_first(value: Scalar) -> float | Derived:
+    """0 at t = 1 and `value` from then on, for methods whose first step only looks."""
+    if numerics.is_zero(value):
+        return 0.0
+    return Derived(lambda t, x: jnp.where(t == 1, 0, x), at_least_zero("value", value))
+
+
+@method
+def decay_after(
+    learning_rate: Scalar, weight_decay: Scalar, mask: tree.Mask | None = None, *, proximal: bool = False
+) -> Transformation:
+    """Decay where the step has arrived: p + u becomes (1 - lr wd) (p + u), or (p + u) / (1 + lr wd). Stands last.
+
+    Args:
+      learning_rate: lr, as given to the method.
+      weight_decay: wd, share of p + u lost per unit of learning rate, at least 0.
+      mask: which leaves decay, as in :func:`add_decayed_weights`.
+      proximal: the second form (Adan), which never changes a sign however large lr wd is.
+
+    With the number 0 for weight_decay it is no link at all, and no parameters are needed.
+
+    References: Xie et al. 2022, Algorithm 1, last line (arXiv:2208.06677).
+    """
+    if numerics.is_zero(weight_decay):
+        return lift()
+    factor = lambda t, lr, wd: -lr * wd / (1 + lr * wd) if proximal else -lr * wd
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        return (g if seen.label is False else g + h["lost"] * (p + g)), slots
+
+    labels = None if mask is None else lambda params: tree.selected(mask, params, "mask")
+    hypers = {"lost": Derived(factor, learning_rate, weight_decay)}
+    return lift(Part("decay_after", update, hyper=hypers, labels=labels, needs_params=True))
 
 
 @method
 def clip(max_delta: Scalar) -> Transformation:
-    """Every element into [-max_delta, max_delta]; real and imaginary part each, where complex.
+    """Every element into [-max_delta, max_delta]; where complex, its magnitude to at most max_delta.
 
     Args:
       max_delta: in gradient units, at least 0; infinity for no limit.
     """
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        bound = lambda x: jnp.clip(x, -h["max"], h["max"])
-        if not jnp.iscomplexobj(g):
-            return bound(g), slots
-        return bound(jnp.real(g)) + 1j * bound(jnp.imag(g)), slots
+        if jnp.iscomplexobj(g):
+            return numerics.unit(g) * jnp.minimum(numerics.magnitude(g), h["max"]), slots
+        return jnp.clip(g, -h["max"], h["max"]), slots
 
     return lift(Part("clip", update, hyper={"max": max_delta}))
 
@@ -213,6 +298,181 @@ def clip_by_leaf_norm(max_norm: Scalar) -> Transformation:
         return _shrunk(g, numerics.norm(g), h["max"]), slots
 
     return lift(Part("clip_by_leaf_norm", update, hyper={"max": max_norm}))
+
+
+@method
+def clip_by_leaf_rms(threshold: Scalar) -> Transformation:
+    """Every leaf divided by max(1, rms / threshold): scaled down to the root mean square `threshold` if above it.
+
+    Args:
+      threshold: in units of what is clipped, at least 0; infinity for no limit.
+
+    References: Shazeer & Stern 2018, section 6 (arXiv:1804.04235).
+    """
+    update = lambda h, g, slots, p, seen: (_shrunk(g, numerics.rms(g), h["max"]), slots)
+    return lift(Part("clip_by_leaf_rms", update, hyper={"max": threshold}))
+
+
+@method
+def scale_by_param_rms(least: Scalar = 1e-3) -> Transformation:
+    """U times the root mean square of the leaf's parameters, at least `least`: a learning rate becomes relative.
+
+    Args:
+      least: in parameter units.
+
+    References: Shazeer & Stern 2018, section 8 (arXiv:1804.04235).
+    """
+    update = lambda h, g, slots, p, seen: (g * jnp.maximum(numerics.rms(p), h["least"]), slots)
+    return lift(Part("scale_by_param_rms", update, hyper={"least": at_least_zero("least", least)}, needs_params=True))
+
+
+@method
+def trust_ratio(most: Scalar = math.inf) -> Transformation:
+    """U times ||p|| / ||u||, each leaf alone; unchanged where either norm is 0 (LAMB).
+
+    Args:
+      most: the largest ratio, no unit; 1 is NVIDIA's `trust_clip`.
+
+    References: You et al., ICLR 2020, Algorithm 2 (arXiv:1904.00962).
+    """
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        weight, length = numerics.norm(p), numerics.norm(g)
+        ratio = jnp.where((weight > 0) & (length > 0), numerics.divide(weight, length), 1)
+        return g * jnp.minimum(ratio, h["most"]), slots
+
+    return lift(Part("trust_ratio", update, hyper={"most": limit("most", most)}, needs_params=True))
+
+
+def rate_averaged(learning_rate: Scalar, decay: Scalar) -> Transformation:
+    """U * lr_t / e_t with e_t = b e_{t-1} + (1 - b) lr_t, and 0 while e_t is 0 (LaProp).
+
+    Behind an average of lr_i n_i with the same b it is that average's bias correction, times lr_t where all rates
+    are the same.
+
+    Args:
+      learning_rate: lr_t.
+      decay: b, in [0, 1).
+
+    State: one number for the whole tree.
+    """
+
+    def ask(h: Any, whole: Whole):
+        return {"rate_mean": numerics.lerp(whole.told["rate_mean"], jnp.asarray(h["lr"]), h["decay"])}
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        return g * numerics.divide(
+            jnp.asarray(h["lr"], g.real.dtype), seen.asked["rate_mean"].astype(g.real.dtype)
+        ), slots
+
+    hypers = {"lr": finite("learning_rate", learning_rate), "decay": check_decay("decay", decay)}
+    return lift(Part("rate_averaged", update, hyper=hypers, ask=ask, scalars={"rate_mean": 0.0}))
+
+
+def centralize(axes: int | Sequence[int] | None = None) -> Transformation:
+    """Every gradient of a matrix or larger less its mean over all axes but that of the outputs.
+
+    Args:
+      axes: the axes averaged over; by default all but the last, as Flax kernels are (in, ..., out). PyTorch's
+        layout is `axes=range(1, ndim)`; negative axes count from the end.
+
+    References: Yong, Huang, Hua & Zhang, ECCV 2020, equation 1 (arXiv:2004.01461).
+    """
+    fixed = (axes,) if isinstance(axes, int) else axes
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        if g.ndim < 2 or not g.size:
+            return g, slots
+        over = range(g.ndim - 1) if fixed is None else [a for a in fixed if -g.ndim <= a < g.ndim]
+        return g - jnp.mean(g, tuple(over), keepdims=True), slots
+
+    return lift(Part("centralize", update, accumulates=True))
+
+
+@method
+def clip_spikes(
+    deviations: Scalar = 2.5, decay: Scalar = 0.97, warmup: int = 25, *, per_leaf: bool = False
+) -> Transformation:
+    """Gradients whose norm stands out from its own running mean are scaled down; the rest pass untouched.
+
+    With n the norm, m and s the running mean and standard deviation of norms so far and z = (n - m) / s, a gradient
+    with z > deviations is scaled to the norm m + s deviations^2 / z: the larger the spike, the less is left of it.
+    A spike enters the running mean and deviation as it was clipped, so that it does not open the door for the next.
+
+    Args:
+      deviations: z up to which nothing happens.
+      decay: share of the running mean and deviation kept a step, in [0, 1).
+      warmup: steps that are only watched.
+      per_leaf: judge every leaf by its own norms instead of all together.
+
+    State: the mean and the variance of norms: two numbers, or with per_leaf two for each leaf, of its rank.
+
+    Raises:
+      ValueError: if deviations is a negative number, decay one outside [0, 1), or warmup is not a whole number.
+
+    References: Kumar et al., ZClip: Adaptive Spike Mitigation for LLM Pre-Training, 2025, Algorithm 1
+    (arXiv:2504.02507).
+    """
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 1:
+        raise ValueError(f"warmup must be a whole number of at least 1, but is {warmup!r}.")
+
+    def judged(h: Any, norm: Array, mean: Array, var: Array, t: Array) -> tuple[Array, Array, Array]:
+        """The factor for this gradient, and the new mean and variance."""
+        early = t <= warmup
+        z = numerics.divide(norm - mean, numerics.sqrt(var))
+        spike = ~early & (z > h["deviations"])
+        most = mean + numerics.sqrt(var) * h["deviations"] ** 2 / jnp.where(spike, z, 1)
+        left = jnp.where(spike, most, norm)
+        # While watching, plain means (Welford's update): the running ones would start from nothing.
+        share = jnp.where(early, 1 / t.astype(norm.dtype), 1 - jnp.asarray(h["decay"], norm.dtype))
+        new_mean = mean + share * (left - mean)
+        new_var = (1 - share) * var + share * (left - mean) * (left - new_mean)
+        return jnp.where(spike, numerics.divide(left, norm), 1), new_mean, jnp.maximum(new_var, 0)
+
+    def ask(h: Any, whole: Whole):
+        told = whole.told
+        norm = numerics.norm(*whole.grads).astype(told["norm_mean"].dtype)
+        factor, mean, var = judged(h, norm, told["norm_mean"], told["norm_var"], whole.t)
+        return {"norm_factor": factor, "norm_mean": mean, "norm_var": var}
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        if not per_leaf:
+            factor = seen.asked["norm_factor"].astype(g.real.dtype)
+            return jnp.where(factor == 1, g, g * factor), slots
+        one = lambda x: x.reshape(())
+        factor, mean, var = judged(h, numerics.norm(g), one(slots["norm_mean"]), one(slots["norm_var"]), seen.t)
+        ranked = lambda x: x.reshape((1,) * g.ndim)
+        return jnp.where(factor == 1, g, g * factor), {"norm_mean": ranked(mean), "norm_var": ranked(var)}
+
+    hypers = {"deviations": at_least_zero("deviations", deviations), "decay": decay}
+    if per_leaf:
+        slot = lambda p: jnp.sum(zeros(p, real=True), keepdims=True).reshape((1,) * len(p.shape))
+        return lift(Part("clip_spikes", update, {"norm_mean": slot, "norm_var": slot}, hypers))
+    return lift(Part("clip_spikes", update, hyper=hypers, ask=ask, scalars={"norm_mean": 0.0, "norm_var": 0.0}))
+
+
+@method
+def add_noise(eta: Scalar, gamma: Scalar = 0.55, seed: int = 0) -> Transformation:
+    """G plus Gaussian noise of variance eta / t^gamma; complex noise has that variance in all.
+
+    Random bits depend on the seed, the step and the leaf's position only, so that a resumed run draws the same.
+
+    Args:
+      eta: the variance at the first step, in squared gradient units, at least 0.
+      gamma: how fast it falls, at least 0.
+      seed: a whole number.
+
+    References: Neelakantan et al. 2015, section 3 (arXiv:1511.06807).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be a whole number, but is {seed!r}.")
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), seen.t), seen.leaf)
+        return g + h["deviation"] * jax.random.normal(key, g.shape, g.dtype), slots
+
+    deviation = Derived(lambda t, eta, gamma: jnp.sqrt(eta * t ** (-gamma)), at_least_zero("eta", eta), gamma)
+    return lift(Part("add_noise", update, hyper={"deviation": deviation}, random=True))
 
 
 def _unit_norm(x: Array, axis: int | Sequence[int] | None) -> Array:

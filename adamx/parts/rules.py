@@ -1,5 +1,6 @@
 """Given what I remember, which way? Pure functions of one leaf, in the papers' letters."""
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics
-from adamx.ground.hyper import Derived, Scalar, at_least_zero, decay, finite
+from adamx.ground.hyper import CHECKS, Derived, Scalar, above_zero, at_least_zero, decay, finite
 from adamx.ground.numerics import divide, is_number, one_minus_power
 from adamx.ground.transform import Rule
 
@@ -29,6 +30,55 @@ def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar | Derived:
         return 0.0
     scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power
     return Derived(scaled, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-24)
+
+
+def rule(
+    *required: str, of_moments: bool = False, needs_params: bool = False, **optional: Any
+) -> Callable[[Callable[..., Array]], Any]:
+    """From a leaf function `f(h, g, t, **moments)` to the factory of a Rule; the numbers in h are named here.
+
+    Args:
+      required: names of hyper-parameters without a default value, in the order in which the factory takes them.
+      of_moments: whether f does not read g.
+      needs_params: whether f takes `p`, the parameters, by name.
+      optional: further names, with their default values.
+    """
+
+    def made(f: Callable[..., Array]) -> Callable[..., Rule]:
+        @functools.wraps(f)
+        def factory(*args: Scalar | Derived, **kwargs: Scalar | Derived) -> Rule:
+            values = optional | dict(zip(required, args, strict=False)) | kwargs
+            if values.keys() != {*required, *optional} or len(args) > len(required):
+                raise TypeError(f"the rule {f.__name__} takes {', '.join([*required, *optional])}.")
+            hypers = {name: CHECKS.get(name, finite)(name, value) for name, value in values.items()}
+            return Rule(f.__name__, f, hypers, of_moments, needs_params)
+
+        return factory
+
+    return made
+
+
+def before(eps: Scalar, b2: Scalar) -> Derived:
+    """Eps / sqrt(1 - b2^t): beside a corrected second moment, what eps is that was added before the correction.
+
+    Args:
+      eps: in gradient units.
+      b2: the second moment's decay.
+    """
+    f = lambda t, eps, b2: eps / jnp.sqrt(one_minus_power(b2, t))
+    return Derived(f, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-30)
+
+
+def each_step(eps: Scalar, decay_: Scalar) -> Derived | float:
+    """Eps / (1 - decay): added to what an average is fed, it adds eps to the average itself at each step.
+
+    Args:
+      eps: in units of what is averaged.
+      decay_: the average's decay.
+    """
+    if is_number(eps) and eps == 0:
+        return 0.0
+    return Derived(lambda t, eps, b: eps / (1 - b), at_least_zero("eps", eps), decay("decay", decay_))
 
 
 def _checked(name: str, value: Scalar | Derived) -> Scalar | Derived:
@@ -62,7 +112,8 @@ def ratio(eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0) -> Rule:
         return over(mu, _root(h, nu))
 
     over = _over(eps)
-    return Rule("ratio", call, {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)})
+    hypers = {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)}
+    return Rule("ratio", call, hypers, of_moments=True)
 
 
 def ratio_rms_clipped(eps: Scalar | Derived, threshold: Scalar = 1.0) -> Rule:
@@ -125,6 +176,270 @@ def normalise(eps: Scalar = 0.0, eps_root: Scalar = 0.0) -> Rule:
 
     over = _over(eps)
     return Rule("normalise", call, {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)})
+
+
+@rule("rectify", "eps", eps_root=0.0, of_moments=True)
+def rectified(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """RAdam: rectify * mu / (sqrt(nu + eps_root) + eps), or mu itself where rectify is 0.
+
+    Hyper-parameters: rectify, see :func:`rectification`; eps, eps_root as in :func:`ratio`.
+    """
+    return jnp.where(h["rectify"] > 0, h["rectify"] * divide(mu, _root(h, nu)), mu)
+
+
+def rectification(b2: Scalar, threshold: Scalar = 5.0, *, below: float = 0.0) -> Derived:
+    """RAdam's r_t, and `below` while rho_t, the length of the second moment's memory, is under the threshold.
+
+    rho_t = 2 / (1 - b2) - 1 - 2 t b2^t / (1 - b2^t) loses four digits in float32 while it is small; written with
+    x = -log b2 and y = x t it is x/6 + ... + (2 / x) (1 - y / (e^y - 1)), in which nothing cancels.
+
+    Args:
+      b2: the second moment's decay.
+      threshold: 5 in most implementations; the paper has 4.
+      below: the value under the threshold.
+
+    References: Liu et al., ICLR 2020, Algorithm 2 (arXiv:1908.03265).
+    """
+
+    def r(t: Array, b2: Any, threshold: Any) -> Array:
+        b2 = jnp.asarray(b2, t.dtype) if not is_number(b2) else b2
+        gap = 1 - b2
+        x = -math.log1p(-gap) if is_number(b2) and b2 > 0 else -jnp.log1p(-jnp.minimum(gap, 1 - 1e-6)).astype(t.dtype)
+        start = jnp.where(x < 0.5, x / 6 - x**3 / 360 + x**5 / 15120 - x**7 / 604800, 2 / gap - 2 / x - 1)
+        y = x * t
+        near = y / 2 - y**2 / 12 + y**4 / 720 - y**6 / 30240 + y**8 / 1209600
+        apart = jnp.where(y < 0.5, near, 1 - y / jnp.expm1(jnp.clip(y, 0.5, 80.0)))
+        rho, last = start + 2 / x * apart, 2 / gap - 1
+        square = (rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)
+        return jnp.where(rho >= threshold, numerics.sqrt(jnp.maximum(square, 0)), below)
+
+    return Derived(r, decay("b2", b2), at_least_zero("threshold", threshold))
+
+
+def difference_from_mean(g: Array, mu: Array) -> Array:
+    """G - mu, for `mix`: how far the gradient is from what was expected."""
+    return g - mu
+
+
+def same(g: Array, x: Array) -> Array:
+    """X, for `mix`: go on from another moment instead of the gradient."""
+    return x
+
+
+def fourth_root(step: Any) -> Any:
+    """Step^(1/4), ADOPT's bound."""
+    return step**0.25
+
+
+def bias(b1: Scalar) -> Derived:
+    """1 / (1 - b1^t), the bias correction of one average."""
+    return Derived(lambda t, b1: 1 / one_minus_power(b1, t), decay("b1", b1))
+
+
+@rule("ahead", "now")
+def weighted(h: Any, g: Array, t: Array, *, mu: Array) -> Array:
+    """Ahead mu + now g; with :func:`nadam_weights`, an average one step ahead and corrected."""
+    return h["ahead"] * mu + h["now"] * g
+
+
+@rule("b1")
+def interpolated(h: Any, g: Array, t: Array, *, mu: Array) -> Array:
+    """b1 mu + (1 - b1) g: the average that is to come, without keeping it."""
+    return h["b1"] * mu + (1 - h["b1"]) * g
+
+
+@rule("b1")
+def sign_ahead(h: Any, g: Array, t: Array, *, mu: Array) -> Array:
+    """Lion: sign(b1 mu + (1 - b1) g); z / |z| where complex."""
+    return numerics.unit(h["b1"] * mu + (1 - h["b1"]) * g)
+
+
+def sign(g: Array, t: Array, *, mu: Array) -> Array:
+    """The sign of mu; z / |z| where complex."""
+    return numerics.unit(mu)
+
+
+@rule("k")
+def ahead(h: Any, g: Array, t: Array, *, diff: Array) -> Array:
+    """G + k diff: where the gradient goes if it goes on like this (Adan, MARS)."""
+    return g + h["k"] * diff
+
+
+def mars_weight(gamma: Scalar, b1: Scalar) -> Derived:
+    """Gamma b1 / (1 - b1), the weight of the gradient's change in MARS."""
+    return Derived(lambda t, gamma, b1: gamma * b1 / (1 - b1), at_least_zero("gamma", gamma), decay("b1", b1))
+
+
+@rule("k", "eps", eps_root=0.0, of_moments=True)
+def adan(h: Any, g: Array, t: Array, *, diff: Array, mu: Array, vel: Array, nu: Array) -> Array:
+    """(mu + k vel) / (sqrt(nu + eps_root) + eps)."""
+    return divide(mu + h["k"] * vel, _root(h, nu))
+
+
+@rule("alpha", "eps", eps_root=0.0, of_moments=True)
+def two_speeds(h: Any, g: Array, t: Array, *, mu: Array, slow: Array, nu: Array) -> Array:
+    """AdEMAMix: (mu + alpha slow) / (sqrt(nu + eps_root) + eps)."""
+    return divide(mu + h["alpha"] * slow, _root(h, nu))
+
+
+@rule("alpha", "eps", eps_root=0.0)
+def with_gradient(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """Simplified AdEMAMix: (mu + alpha g) / (sqrt(nu + eps_root) + eps)."""
+    return divide(mu + h["alpha"] * g, _root(h, nu))
+
+
+@rule("correct", "eps")
+def asynchronous(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """ACProp: g / (sqrt(nu correct) + eps) with the last step's nu, and g / (1 + eps) at t = 1."""
+    return g / (jnp.where(t == 1, 1, numerics.sqrt(nu * h["correct"])) + h["eps"])
+
+
+def later(b: Scalar, steps: int) -> Derived:
+    """1 / (1 - b^(t - steps)), the bias correction of an average that starts `steps` later; 0 until it has."""
+
+    def f(t: Array, b: Any) -> Array:
+        seen = t - steps
+        return divide(jnp.ones_like(t), one_minus_power(b, jnp.maximum(seen, 1)) * (seen > 0))
+
+    return Derived(f, decay("decay", b))
+
+
+@rule("eps")
+def normalise_floored(h: Any, g: Array, t: Array, *, nu: Array) -> Array:
+    """ADOPT: g / max(sqrt(nu), eps), and 0 at t = 1, when nu has seen nothing."""
+    return jnp.where(t == 1, 0, divide(g, jnp.maximum(numerics.sqrt(nu), h["eps"])))
+
+
+@rule("rate", "eps", of_moments=True)
+def step_size(h: Any, g: Array, t: Array, *, nu: Array) -> Array:
+    """Rate / (sqrt(nu) + eps), an element's own learning rate."""
+    return divide(h["rate"], numerics.sqrt(nu) + h["eps"])
+
+
+def at_most(g: Array, t: Array, *, mu: Array, nu: Array, size: Array, limit: Array) -> Array:
+    """AdaMod: min(size, limit) mu."""
+    return jnp.minimum(size, limit) * mu
+
+
+@rule("rate", "low", "high", "eps", of_moments=True)
+def bounded(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """AdaBound: mu times rate / (sqrt(nu) + eps), kept between low and high."""
+    return jnp.clip(divide(h["rate"], numerics.sqrt(nu) + h["eps"]), h["low"], h["high"]) * mu
+
+
+def bounds(final_lr: Scalar, gamma: Scalar, learning_rate: Scalar, base_lr: Scalar) -> tuple[Derived, Derived]:
+    """AdaBound's (low, high), final_lr lr_t / base_lr times 1 - 1 / (gamma t + 1) and 1 + 1 / (gamma t)."""
+    final = lambda final_lr, lr, base: final_lr * divide(jnp.asarray(lr), jnp.asarray(base))
+    low = lambda t, f, gamma, lr, base: final(f, lr, base) * (gamma * t / (gamma * t + 1))
+    high = lambda t, f, gamma, lr, base: final(f, lr, base) * (1 + 1 / (gamma * t))
+    args = (above_zero("final_lr", final_lr), above_zero("gamma", gamma), finite("lr", learning_rate), base_lr)
+    return Derived(low, *args), Derived(high, *args)
+
+
+def adam_rate(learning_rate: Scalar, b1: Scalar, b2: Scalar) -> Derived:
+    """lr_t sqrt(1 - b2^t) / (1 - b1^t): learning rate and both bias corrections in one number."""
+    f = lambda t, lr, b1, b2: lr * jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
+    return Derived(f, finite("learning_rate", learning_rate), decay("b1", b1), decay("b2", b2))
+
+
+@rule("partial", "eps", of_moments=True)
+def partially(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """Padam: mu / (sqrt(nu) + eps)^(2 partial)."""
+    root = numerics.sqrt(nu) + h["eps"]
+    return jnp.where(root == 0, 0, mu / jnp.where(root == 0, 1, root) ** (2 * h["partial"]))
+
+
+@rule("nu1", "nu2", "eps")
+def quasi_hyperbolic(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """QHAdam: ((1 - nu1) g + nu1 mu) / (sqrt((1 - nu2) g^2 + nu2 nu) + eps)."""
+    square = (1 - h["nu2"]) * numerics.abs_square(g) + h["nu2"] * nu
+    return divide((1 - h["nu1"]) * g + h["nu1"] * mu, numerics.sqrt(square) + h["eps"])
+
+
+@rule("a", "b", of_moments=True)
+def arctangent(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """A atan2(mu, b sqrt(nu)): no eps, since it is bounded; of the length of mu where that is complex."""
+    angle = _atan2(numerics.magnitude(mu), h["b"] * numerics.sqrt(nu))
+    return h["a"] * numerics.unit(mu) * angle
+
+
+def _atan2(y: Array, x: Array) -> Array:
+    """atan2 with derivative 0 at (0, 0)."""
+    none = (x == 0) & (y == 0)
+    return jnp.where(none, 0, jnp.arctan2(y, jnp.where(none, 1, x)))
+
+
+@rule("b1")
+def windowed_mean(h: Any, g: Array, t: Array, *, past: Array) -> Array:
+    """The mean of all gradients in a window but the oldest, weighted b1^age."""
+    weights = h["b1"] ** jnp.arange(past.shape[0] - 1, dtype=numerics.real_dtype(past.dtype))
+    return jnp.tensordot(weights / jnp.sum(weights), past[:-1], 1)
+
+
+def oldest(g: Array, past: Array) -> Array:
+    """|.| of the oldest gradient in a window."""
+    return numerics.magnitude(past[-1])
+
+
+def oldest_peak(g: Array, past: Array) -> Array:
+    """The largest |.| of the oldest gradient in a window, one number for the leaf."""
+    return jnp.broadcast_to(jnp.max(numerics.magnitude(past[-1]), initial=0), g.shape)
+
+
+@rule("correct", "eps", of_moments=True)
+def shifted(h: Any, g: Array, t: Array, *, past: Array, mu: Array, nu: Array) -> Array:
+    """AdaShift: mu / (sqrt(nu correct) + eps), and 0 while `correct` is 0."""
+    return jnp.where(h["correct"] > 0, divide(mu, numerics.sqrt(nu * h["correct"]) + h["eps"]), 0)
+
+
+@rule("eps", of_moments=False)
+def gradient_signed(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+    """Grams: sign(g) |mu| / (sqrt(nu) + eps)."""
+    return numerics.unit(g) * divide(numerics.magnitude(mu), numerics.sqrt(nu) + h["eps"])
+
+
+@rule("momentum", "eps", needs_params=True)
+def dual_averaged(h: Any, g: Array, t: Array, *, p: Array, origin: Array, mu: Array, nu: Array) -> Array:
+    """MADGRAD: (1 - momentum) (p - origin + mu / (nu^(1/3) + eps)), from p towards where the averages point."""
+    return (1 - h["momentum"]) * (p - origin + divide(mu, numerics.cbrt(nu) + h["eps"]))
+
+
+@rule("weight_decay", "eps", needs_params=True)
+def stable(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Array:
+    """StableAdamW: (mu / (sqrt(nu) + eps) + weight_decay p) / max(1, rms(g / max(sqrt(nu), eps)))."""
+    root = numerics.sqrt(nu)
+    spread = numerics.rms(divide(g, jnp.maximum(root, h["eps"])))
+    return (divide(mu, root + h["eps"]) + h["weight_decay"] * p) / jnp.maximum(1, spread)
+
+
+@rule("weight_decay", "delta", "wd_ratio", "eps", "lookahead", "lead", needs_params=True)
+def tangential(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Array:
+    """AdamP: lead u, without its part along p where g is nearly orthogonal to p, plus weight_decay p.
+
+    u = (b mu + (1 - b) g) / (sqrt(nu) + eps), b = lookahead, 1 for plain momentum. Rows (leaves seen as d_0 by the
+    rest) are tried first, then the whole leaf: where max |cos(g, p)| < delta / sqrt(width), u loses its part along p
+    and the decay is multiplied by wd_ratio.
+    """
+    u = divide(h["lookahead"] * mu + (1 - h["lookahead"]) * g, numerics.sqrt(nu) + h["eps"])
+    ratio = jnp.ones((), p.real.dtype)
+    dot = lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b), 1, keepdims=True)
+    length = lambda a: numerics.sqrt(dot(a, a))
+    if g.ndim > 1 and g.size:
+        done = jnp.zeros((), bool)
+        for shape in ((g.shape[0], -1), (1, -1)):
+            rows, along, flat = p.reshape(shape), g.reshape(shape), u.reshape(shape)
+            cosine = divide(jnp.abs(dot(along, rows)), (length(along) + h["eps"]) * (length(rows) + h["eps"]))
+            close = ~done & (jnp.max(cosine) < h["delta"] / math.sqrt(rows.shape[1]))
+            normal = rows / (length(rows) + h["eps"])
+            u = jnp.where(close, flat - normal * dot(normal, flat), flat).reshape(g.shape)
+            ratio = jnp.where(close, h["wd_ratio"], ratio)
+            done = done | close
+    return h["lead"] * u + h["weight_decay"] * ratio * p
+
+
+def confident(g: Array, t: Array, *, mu: Array, res: Array) -> Array:
+    """CAME: mu / sqrt(res) where a leaf has rows and columns, mu elsewhere."""
+    return divide(mu, numerics.sqrt(res)) if g.ndim >= 2 else mu
 
 
 def quotient(g: Array, t: Array, *, mu: Array, nu: Array) -> Array:

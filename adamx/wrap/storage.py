@@ -39,8 +39,8 @@ def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
         if not _is_floating(dtype):
             raise TypeError(f"{name} must be stored in a floating dtype such as 'bfloat16', not {dtype!r}.")
 
-    def stored(make: Callable[[Any], Array], dtype: Any, p: Any) -> Array:
-        slot = make(p)
+    def stored(make: Callable[..., Array], dtype: Any, p: Any, *label: Any) -> Array:
+        slot = make(p, *label)
         return slot if jnp.iscomplexobj(slot) else slot.astype(dtype)
 
     return lift(

@@ -1,0 +1,115 @@
+"""Something smaller that stands for a leaf: what factored and pooled second moments keep instead of every element."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from adamx.ground.numerics import divide
+
+Axes = int | Sequence[int] | None
+
+
+class Pooled:
+    """See :func:`pooled`."""
+
+    def __init__(self, axes: Axes, total: bool):
+        self.axes, self.sum, self.slots = axes, total, ("mean",)
+
+    def start(self, name: str, make: Callable[[Any], Array], p: Any) -> Array:
+        """The first value, reduced."""
+        return self.reduce(make(p))[name]
+
+    def reduce(self, x: Array) -> dict[str, Array]:
+        """The mean or sum over the axes, which stay with length 1; 0 where there is nothing."""
+        axes = tuple(range(x.ndim)) if self.axes is None else (self.axes,) if isinstance(self.axes, int) else self.axes
+        axes = tuple(a for a in axes if -x.ndim <= a < x.ndim)
+        size = math.prod(x.shape[a] for a in axes)
+        return {"mean": jnp.sum(x, axes, keepdims=True) / (1 if self.sum else max(size, 1))}
+
+    def expand(self, kept: dict[str, Array], shape: tuple[int, ...]) -> Array:
+        """What was kept, which broadcasts."""
+        return kept["mean"]
+
+
+def pooled(axes: Axes = None) -> Pooled:
+    """One number for all elements along `axes`: their mean (Adam-mini).
+
+    Args:
+      axes: the axes averaged over, all when left out; axes that a leaf does not have are ignored.
+
+    Kept: float32, of the leaf's rank, with length 1 along `axes`.
+    """
+    return Pooled(axes, total=False)
+
+
+def total() -> Pooled:
+    """One number for a leaf: the sum of its elements (NovoGrad's squared norm)."""
+    return Pooled(None, total=True)
+
+
+class Factored:
+    """See :func:`factored`."""
+
+    def __init__(self, axes: str | tuple[int, int], least: int, floor: float, rest: str):
+        self.axes, self.least, self.floor, self.rest = axes, least, floor, rest
+        self.slots = ("row", "col")
+
+    def pair(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The two axes factored: the one that columns run along (averaged for rows), and rows; None for neither."""
+        if len(shape) < 2:
+            return None
+        if self.axes == "last":
+            row, col = len(shape) - 2, len(shape) - 1
+        elif self.axes == "largest":  # ties go to the later axis, as in a stable sort
+            row, col = sorted(range(len(shape)), key=lambda i: shape[i])[-2:]
+        else:
+            row, col = (a % len(shape) for a in self.axes)
+        return (row, col) if min(shape[row], shape[col]) >= self.least else None
+
+    def start(self, name: str, make: Callable[[Any], Array], p: Any) -> Array:
+        """The first value of a slot, reduced; a single number where a leaf does not need the slot."""
+        return self.reduce(make(p))[name]
+
+    def reduce(self, x: Array) -> dict[str, Array]:
+        """The means over columns and over rows; a leaf that is not factored is kept whole, or not at all."""
+        pair = self.pair(x.shape)
+        if pair is None:
+            nothing = jnp.zeros((1,) * x.ndim, x.dtype)
+            return {"row": x if self.rest == "whole" else nothing, "col": nothing}
+        row, col = pair
+        return {"row": jnp.mean(x, col, keepdims=True), "col": jnp.mean(x, row, keepdims=True)}
+
+    def expand(self, kept: dict[str, Array], shape: tuple[int, ...]) -> Array:
+        """Rows times columns over the mean of the rows: the matrix of rank one with these means."""
+        pair = self.pair(shape)
+        if pair is None:
+            return kept["row"]
+        mean = jnp.mean(kept["row"], pair[0], keepdims=True)
+        return divide(kept["row"], jnp.maximum(mean, self.floor) if self.floor else mean) * kept["col"]
+
+
+def factored(
+    axes: Literal["last", "largest"] | tuple[int, int] = "last",
+    *,
+    min_size: int = 1,
+    floor: float = 0.0,
+    rest: Literal["whole", "nothing"] = "whole",
+) -> Factored:
+    """Row and column means instead of a matrix: what Adafactor and CAME keep of a squared gradient.
+
+    Args:
+      axes: which two axes are factored: the last two, the two largest, or a pair.
+      min_size: leaves whose smaller of the two axes is shorter are not factored.
+      floor: the least mean that rows are divided by, in the units of what is averaged.
+      rest: whether leaves that are not factored are kept whole or not at all (then 0 is put out).
+
+    Kept: two slots, float32, of the leaf's rank; for an m by n matrix m + n numbers.
+
+    References: Shazeer & Stern 2018, Algorithm 2 (arXiv:1804.04235).
+    """
+    if axes not in ("last", "largest") and not (isinstance(axes, tuple) and len(axes) == 2):
+        raise ValueError(f"axes must be 'last', 'largest' or a pair of axes, but is {axes!r}.")
+    return Factored(axes, min_size, floor, rest)
