@@ -399,6 +399,18 @@ def test_galore_refuses_a_method_that_reads_the_parameters():
         adamx.galore(adamx.adamw(LR))
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_chains_of_any_lengths_stand_side_by_side(short):
+    """MARS has two more links in front of the moments that AdamW has too."""
+    both = [adamx.mars(LR), adamx.adamw(LR)]
+    tx = adamx.by_leaf(lambda params: [short, 1 - short], *both)
+    got, state = trained(tx, 3)
+    for name, mine in (("b", both[short]), ("w", both[1 - short])):
+        want, _ = trained(mine, 3, {name: PARAMS[name]}, lambda t, name=name: {name: grads_of(t)[name]})
+        chex.assert_trees_all_close([g[name] for g in got], [w[name] for w in want], rtol=0, atol=0)
+    assert sorted(state.moments) == ["diff", "mu", "nu"]
+
+
 # --- pairs
 
 WRAPPERS = {

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 from adamx.ground.numerics import as_array, is_number
 
 Schedule = Callable[[Any], Any]  # of the 0-based step
-Scalar = float | int | Array | Schedule
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,21 +33,21 @@ class Derived:
     def __init__(
         self,
         f: Callable[..., Any],
-        *args: "Scalar | Derived | Told",
+        *args: "Scalar",
         positive: bool = False,
         gap: Callable[..., Any] | None = None,
     ):
         self.f, self.args, self.positive, self.gap = f, args, positive, gap
 
 
-def product(*scalars: "Scalar | Derived | Told") -> "float | Derived":
+def product(*scalars: "Scalar") -> "Scalar":
     """The product of hyper-parameters, such as learning rate times weight decay; 0.0 where one is the number 0."""
     if any(isinstance(s, (int, float)) and s == 0 for s in scalars):
         return 0.0
     return Derived(lambda t, *values: functools.reduce(operator.mul, values), *scalars)
 
 
-def one_minus(decay: "Scalar | Derived") -> "float | Derived":
+def one_minus(decay: "Scalar") -> "Scalar":
     """1 - decay: exact for a number, and for a Derived that knows its gap."""
     if isinstance(decay, (int, float)):
         return 1 - decay
@@ -67,8 +66,11 @@ class Told:
         self.name = name
 
 
+Scalar = float | int | Array | Schedule | Derived | Told
+
+
 def resolve(
-    scalar: "Scalar | Derived | Told",
+    scalar: Scalar,
     count: Array,
     t: Array,
     dtype: Any,

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 # p + NO_CHANGE is p bit for bit, where p + 0.0 would turn -0.0 into +0.0. (XLA's CPU back end reads subnormal numbers
@@ -91,14 +92,47 @@ def _sqrt_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 @jax.custom_jvp
 def cbrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The cube root whose derivative at 0 is 0 instead of infinite."""
-    return jnp.cbrt(x)
+    """The cube root of x >= 0, whose derivative at 0 is 0 instead of infinite.
+
+    One step of Newton's iteration from exp(log(x) / 3) brings it to rounding; compilers vectorise that and not the
+    library's cube root (nine times as fast on CPU, XLA of 2026).
+    """
+    zero = x <= 0
+    safe = jnp.where(zero, 1, x)
+    y = jnp.exp(jnp.log(safe) / 3)
+    return jnp.where(zero, 0, y - (y - safe / (y * y)) / 3)
 
 
 @cbrt.defjvp
 def _cbrt_jvp(primals: tuple, tangents: tuple) -> tuple:
     root = cbrt(*primals)
     return root, tangents[0] * jnp.where(root != 0, 1 / (3 * jnp.where(root != 0, root, 1) ** 2), 0)
+
+
+# Of atan(w) / w in w^2 on [0, (sqrt(2) - 1)^2], by interpolation in Chebyshev points; relative error 1e-9.
+_ATAN = np.polynomial.Chebyshev.interpolate(
+    lambda s: np.arctan(np.sqrt(s)) / np.sqrt(s), 6, domain=[0, (math.sqrt(2) - 1) ** 2]
+).convert(kind=np.polynomial.Polynomial)
+
+
+def angle(y: Float[Array, "*s"], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Atan2(y, x) for y, x >= 0; 0 with derivative 0 at (0, 0).
+
+    In float32 by a polynomial after halving the angle, which vectorises where the library's does not (ten times as
+    fast on CPU, XLA of 2026), within two units of the last place; in float64 the library's.
+    """
+    none = (x == 0) & (y == 0)
+    x = jnp.where(none, 1, x)
+    if x.dtype != jnp.float32:
+        return jnp.where(none, 0, jnp.arctan2(y, x))
+    small, large = jnp.minimum(x, y), jnp.maximum(x, y)
+    z = small / large
+    w = z / (1 + jnp.sqrt(1 + z * z))
+    series = jnp.zeros_like(w)
+    for c in reversed(_ATAN.coef):
+        series = series * (w * w) + float(c)
+    low = 2 * w * series
+    return jnp.where(none, 0, jnp.where(y > x, math.pi / 2 - low, low))
 
 
 def unit(x: Inexact[Array, "*s"]) -> Inexact[Array, "*s"]:

@@ -93,8 +93,8 @@ class Part(NamedTuple):
     """
 
     name: str
-    update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Array, dict[str, Array]]]
-    slots: Mapping[str, Callable[[Array], Array]] = MappingProxyType({})
+    update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Any, dict[str, Array]]]
+    slots: Mapping[str, Callable[..., Array]] = MappingProxyType({})
     hyper: Any = ()
     ask: Callable[[Any, Whole], PyTree] | None = None
     scalars: Mapping[str, Any] = MappingProxyType({})

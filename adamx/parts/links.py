@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import Derived, Scalar, Told, at_least_zero, finite, limit, method
+from adamx.ground.hyper import Derived, Scalar, at_least_zero, finite, limit, method
 from adamx.ground.hyper import decay as check_decay
 from adamx.ground.numerics import one_minus_power
 from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, chain, check_rule, lift, zeros
@@ -111,7 +111,7 @@ def descend(learning_rate: Scalar, weight_decay: Scalar = 0.0, mask: tree.Mask |
     return chain(add_decayed_weights(weight_decay, mask), scale_by_lr(learning_rate))
 
 
-def scale(factor: Scalar | Derived | Told) -> Transformation:
+def scale(factor: Scalar) -> Transformation:
     """U * factor.
 
     Args:
@@ -120,7 +120,7 @@ def scale(factor: Scalar | Derived | Told) -> Transformation:
     return _scaled("scale", finite("factor", factor))
 
 
-def _scaled(name: str, factor: Scalar | Derived | Told) -> Transformation:
+def _scaled(name: str, factor: Scalar) -> Transformation:
     return lift(
         Part(name, lambda h, g, slots, p, seen: (g * h["factor"], slots), hyper={"factor": factor}, accumulates=True)
     )
@@ -148,7 +148,7 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
 
 
 @method
-def scale_by_lr(learning_rate: Scalar | Derived | Told) -> Transformation:
+def scale_by_lr(learning_rate: Scalar) -> Transformation:
     """U * -learning_rate: from a direction of ascent to an update; the only minus sign in the library.
 
     Args:
@@ -165,7 +165,7 @@ def scale_by_lr(learning_rate: Scalar | Derived | Told) -> Transformation:
 
 @method
 def add_decayed_weights(
-    weight_decay: Scalar | Derived = 0.0,
+    weight_decay: Scalar = 0.0,
     mask: tree.Mask | None = None,
     *,
     base_lr: Scalar | None = None,
@@ -190,7 +190,7 @@ def add_decayed_weights(
     References: Loshchilov & Hutter, ICLR 2019, Algorithm 2 (arXiv:1711.05101); cautious: Chen et al., Cautious Weight
     Decay, 2025, Algorithm 1 (arXiv:2510.12402).
     """
-    factor: Scalar | Derived = weight_decay
+    factor: Scalar = weight_decay
     if base_lr is not None:
         factor = Derived(lambda t, wd, base: wd / base, weight_decay, base_lr)
 
@@ -209,7 +209,7 @@ def add_decayed_weights(
     )
 
 
-def after_first(value: Scalar) -> float | Derived:
+def after_first(value: Scalar) -> Scalar:
     """0 at t = 1 and `value` from then on, for methods whose first step only looks."""
     if numerics.is_zero(value):
         return 0.0

@@ -22,13 +22,13 @@ def _raised(power: int) -> Callable[[Array], Array]:
 
 
 def ema(
-    decay: Scalar | Derived,
+    decay: Scalar,
     power: int = 1,
     *,
     debias: bool = False,
     lag: bool = False,
     start: Scalar = 0.0,
-    plus: Scalar | Derived = 0.0,
+    plus: Scalar = 0.0,
     of: "Projection | None" = None,
     real: bool = False,
 ) -> Transformation:
@@ -169,7 +169,7 @@ def additive(decay: Scalar, start: Scalar = 0.0, *, debias: bool = False) -> Tra
 
 
 def trace(
-    decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, weight: Scalar | Derived = 1.0, start: Scalar = 0.0
+    decay: Scalar, power: int = 1, *, dampening: Scalar = 0.0, weight: Scalar = 1.0, start: Scalar = 0.0
 ) -> Transformation:
     """The decaying sum s_t = d s_{t-1} + weight (1 - dampening) g_t^power; it replaces the gradient.
 
@@ -226,7 +226,7 @@ def decayed_max(decay: Scalar, eps: Scalar = 0.0) -> Transformation:
     return lift(Part("decayed_max", update, {"max": partial(zeros, real=True)}, hypers))
 
 
-def peak(growth: Scalar | Derived = 1.0) -> Transformation:
+def peak(growth: Scalar = 1.0) -> Transformation:
     """The largest value so far of what it is fed, or 0, elementwise (AMSGrad); it replaces its input, which is real.
 
     Args:
@@ -290,12 +290,13 @@ def alternating(decay: Scalar, against: Scalar = 1.0) -> Transformation:
 
 
 def window(length: int) -> Transformation:
-    """The last gradients: an array with a new first axis, g_t, g_{t-1}, ..., g_{t-length}; 0 before the first.
+    """The last gradients: the one of `length` steps ago (0 where there is none), then a ring of the last `length`.
 
-    It stands in `scale_by_moments` only, where a `mix` reads it.
+    The gradient of step t has place (t - 1) % length in the ring, so that each slot is written in place. It stands in
+    `scale_by_moments` only, where a `mix` reads it: what it puts out is a tuple.
 
     Args:
-      length: how many gradients before this one are kept, at least 1.
+      length: how many gradients are kept, at least 1.
 
     State: `length` slots, float32[params]; 4 bytes a parameter each.
 
@@ -306,10 +307,13 @@ def window(length: int) -> Transformation:
         raise ValueError(f"length must be a whole number above 0, but is {length!r}.")
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        seq = [g, *(slots[f"ago{i}"] for i in range(1, length + 1))]
-        return jnp.stack(seq), {f"ago{i + 1}": x for i, x in enumerate(seq[:-1])}
+        place = (seen.t - 1) % length
+        old = [slots[f"at{i}"] for i in range(length)]
+        oldest = sum((jnp.where(place == i, x, 0) for i, x in enumerate(old)), jnp.zeros_like(g))
+        ring = [jnp.where(place == i, g, x) for i, x in enumerate(old)]
+        return (oldest, *ring), {f"at{i}": x for i, x in enumerate(ring)}
 
-    return lift(Part("window", update, {f"ago{i}": zeros for i in range(1, length + 1)}))
+    return lift(Part("window", update, {f"at{i}": zeros for i in range(length)}))
 
 
 def cover() -> Transformation:

@@ -9,23 +9,32 @@ from jaxtyping import Array
 
 from adamx.ground.numerics import divide
 
-Axes = int | Sequence[int] | None
+Axes = int | Sequence[int] | Literal["inputs"] | None
 
 
 class Pooled:
     """See :func:`pooled`."""
 
     def __init__(self, axes: Axes, total: bool):
-        self.axes, self.sum, self.slots = axes, total, ("mean",)
+        self.axes, self.sum = axes, total
+        self.slots: tuple[str, ...] = ("mean",)
 
     def start(self, name: str, make: Callable[[Any], Array], p: Any) -> Array:
         """The first value, reduced."""
         return self.reduce(make(p))[name]
 
+    def over(self, ndim: int) -> tuple[int, ...]:
+        """The axes that a leaf of this rank is averaged over."""
+        if self.axes is None:
+            return tuple(range(ndim))
+        if self.axes == "inputs":
+            return tuple(range(ndim - 1))
+        axes = (self.axes,) if isinstance(self.axes, int) else self.axes
+        return tuple(int(a) for a in axes if -ndim <= int(a) < ndim)
+
     def reduce(self, x: Array) -> dict[str, Array]:
         """The mean or sum over the axes, which stay with length 1; 0 where there is nothing."""
-        axes = tuple(range(x.ndim)) if self.axes is None else (self.axes,) if isinstance(self.axes, int) else self.axes
-        axes = tuple(a for a in axes if -x.ndim <= a < x.ndim)
+        axes = self.over(x.ndim)
         size = math.prod(x.shape[a] for a in axes)
         return {"mean": jnp.sum(x, axes, keepdims=True) / (1 if self.sum else max(size, 1))}
 
@@ -38,10 +47,13 @@ def pooled(axes: Axes = None) -> Pooled:
     """One number for all elements along `axes`: their mean (Adam-mini).
 
     Args:
-      axes: the axes averaged over, all when left out; axes that a leaf does not have are ignored.
+      axes: the axes averaged over, all when left out; axes that a leaf does not have are ignored. "inputs" are all
+        but the last: one number for each output of a Flax kernel, and for each element of a vector.
 
     Kept: float32, of the leaf's rank, with length 1 along `axes`.
     """
+    if isinstance(axes, str) and axes != "inputs":
+        raise ValueError(f"axes must be whole numbers, None or 'inputs', but is {axes!r}.")
     return Pooled(axes, total=False)
 
 
@@ -55,7 +67,7 @@ class Factored:
 
     def __init__(self, axes: str | tuple[int, int], least: int, floor: float, rest: str):
         self.axes, self.least, self.floor, self.rest = axes, least, floor, rest
-        self.slots = ("row", "col")
+        self.slots: tuple[str, ...] = ("row", "col")
 
     def pair(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """The two axes factored: the one that columns run along (averaged for rows), and rows; None for neither."""
@@ -66,7 +78,7 @@ class Factored:
         elif self.axes == "largest":  # ties go to the later axis, as in a stable sort
             row, col = sorted(range(len(shape)), key=lambda i: shape[i])[-2:]
         else:
-            row, col = (a % len(shape) for a in self.axes)
+            row, col = (int(a) % len(shape) for a in self.axes)
         return (row, col) if min(shape[row], shape[col]) >= self.least else None
 
     def start(self, name: str, make: Callable[[Any], Array], p: Any) -> Array:

@@ -15,7 +15,7 @@ from adamx.ground.numerics import divide, is_number, one_minus_power
 from adamx.ground.transform import Rule
 
 
-def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar | Derived:
+def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar:
     """Eps * sqrt(1 - b2^t)^power: an eps that stands beside the raw second moment and survives `bias_correct`.
 
     With it `ratio` followed by `bias_correct(b1, b2)` is m̂ / (sqrt(v̂) + eps), the paper's own reordering of
@@ -46,7 +46,7 @@ def rule(
 
     def made(f: Callable[..., Array]) -> Callable[..., Rule]:
         @functools.wraps(f)
-        def factory(*args: Scalar | Derived, **kwargs: Scalar | Derived) -> Rule:
+        def factory(*args: Scalar, **kwargs: Scalar) -> Rule:
             values = optional | dict(zip(required, args, strict=False)) | kwargs
             if values.keys() != {*required, *optional} or len(args) > len(required):
                 raise TypeError(f"the rule {f.__name__} takes {', '.join([*required, *optional])}.")
@@ -69,7 +69,7 @@ def before(eps: Scalar, b2: Scalar) -> Derived:
     return Derived(f, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-30)
 
 
-def each_step(eps: Scalar, decay_: Scalar) -> Derived | float:
+def each_step(eps: Scalar, decay_: Scalar) -> Scalar:
     """Eps / (1 - decay): added to what an average is fed, it adds eps to the average itself at each step.
 
     Args:
@@ -81,7 +81,7 @@ def each_step(eps: Scalar, decay_: Scalar) -> Derived | float:
     return Derived(lambda t, eps, b: eps / (1 - b), at_least_zero("eps", eps), decay("decay", decay_))
 
 
-def _checked(name: str, value: Scalar | Derived) -> Scalar | Derived:
+def _checked(name: str, value: Scalar) -> Scalar:
     return value if isinstance(value, Derived) else at_least_zero(name, value)
 
 
@@ -91,13 +91,13 @@ def _root(h: Any, nu: Array) -> Array:
     return numerics.sqrt(inside) + h["eps"]
 
 
-def _over(eps: Scalar | Derived) -> Callable[[Array, Array], Array]:
+def _over(eps: Scalar) -> Callable[[Array, Array], Array]:
     """Division by a root that eps was added to: 0 / 0 is 0, which costs nothing where eps is known to be positive."""
     positive = eps.positive if isinstance(eps, Derived) else isinstance(eps, float) and eps > 1e-30
     return operator.truediv if positive else divide
 
 
-def ratio(eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0) -> Rule:
+def ratio(eps: Scalar, eps_root: Scalar = 0.0) -> Rule:
     """Mu / (sqrt(nu + eps_root) + eps), Adam's direction.
 
     Args:
@@ -116,7 +116,7 @@ def ratio(eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0) -> Rule:
     return Rule("ratio", call, hypers, of_moments=True)
 
 
-def ratio_rms_clipped(eps: Scalar | Derived, threshold: Scalar = 1.0) -> Rule:
+def ratio_rms_clipped(eps: Scalar, threshold: Scalar = 1.0) -> Rule:
     """Mu / (D max(1, rms(g / D) / threshold)), D = sqrt(nu) + eps: the step shrinks where nu lags behind g.
 
     Feed it corrected moments. The root mean square is over the leaf.
@@ -138,9 +138,7 @@ def ratio_rms_clipped(eps: Scalar | Derived, threshold: Scalar = 1.0) -> Rule:
     return Rule("ratio_rms_clipped", call, hypers)
 
 
-def nesterov_ratio(
-    ahead: Scalar | Derived, now: Scalar | Derived, eps: Scalar | Derived, eps_root: Scalar | Derived = 0.0
-) -> Rule:
+def nesterov_ratio(ahead: Scalar, now: Scalar, eps: Scalar, eps_root: Scalar = 0.0) -> Rule:
     """(ahead mu + now g) / (sqrt(nu + eps_root) + eps), NAdam's direction.
 
     Args:
@@ -359,35 +357,32 @@ def quasi_hyperbolic(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Arr
 @rule("a", "b", of_moments=True)
 def arctangent(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
     """A atan2(mu, b sqrt(nu)): no eps, since it is bounded; of the length of mu where that is complex."""
-    angle = _atan2(numerics.magnitude(mu), h["b"] * numerics.sqrt(nu))
+    angle = numerics.angle(numerics.magnitude(mu), h["b"] * numerics.sqrt(nu))
     return h["a"] * numerics.unit(mu) * angle
 
 
-def _atan2(y: Array, x: Array) -> Array:
-    """atan2 with derivative 0 at (0, 0)."""
-    none = (x == 0) & (y == 0)
-    return jnp.where(none, 0, jnp.arctan2(y, jnp.where(none, 1, x)))
-
-
 @rule("b1")
-def windowed_mean(h: Any, g: Array, t: Array, *, past: Array) -> Array:
+def windowed_mean(h: Any, g: Array, t: Array, *, past: tuple[Array, ...]) -> Array:
     """The mean of all gradients in a window but the oldest, weighted b1^age."""
-    weights = h["b1"] ** jnp.arange(past.shape[0] - 1, dtype=numerics.real_dtype(past.dtype))
-    return jnp.tensordot(weights / jnp.sum(weights), past[:-1], 1)
+    n = len(past) - 1
+    dtype = numerics.real_dtype(g.dtype)
+    weights = [jnp.asarray(h["b1"], dtype) ** ((t - 1 - i) % n).astype(dtype) for i in range(n)]
+    weighted = (w * x for w, x in zip(weights, past[1:], strict=True))
+    return sum(weighted, jnp.zeros_like(g)) / sum(weights, jnp.zeros((), dtype))
 
 
-def oldest(g: Array, past: Array) -> Array:
+def oldest(g: Array, past: tuple[Array, ...]) -> Array:
     """|.| of the oldest gradient in a window."""
-    return numerics.magnitude(past[-1])
+    return numerics.magnitude(past[0])
 
 
-def oldest_peak(g: Array, past: Array) -> Array:
+def oldest_peak(g: Array, past: tuple[Array, ...]) -> Array:
     """The largest |.| of the oldest gradient in a window, one number for the leaf."""
-    return jnp.broadcast_to(jnp.max(numerics.magnitude(past[-1]), initial=0), g.shape)
+    return jnp.broadcast_to(jnp.max(numerics.magnitude(past[0]), initial=0), g.shape)
 
 
 @rule("correct", "eps", of_moments=True)
-def shifted(h: Any, g: Array, t: Array, *, past: Array, mu: Array, nu: Array) -> Array:
+def shifted(h: Any, g: Array, t: Array, *, past: Any, mu: Array, nu: Array) -> Array:
     """AdaShift: mu / (sqrt(nu correct) + eps), and 0 while `correct` is 0."""
     return jnp.where(h["correct"] > 0, divide(mu, numerics.sqrt(nu * h["correct"]) + h["eps"]), 0)
 
@@ -421,19 +416,22 @@ def tangential(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) ->
     and the decay is multiplied by wd_ratio.
     """
     u = divide(h["lookahead"] * mu + (1 - h["lookahead"]) * g, numerics.sqrt(nu) + h["eps"])
-    ratio = jnp.ones((), p.real.dtype)
-    dot = lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b), 1, keepdims=True)
-    length = lambda a: numerics.sqrt(dot(a, a))
+    ratio: Any = 1
     if g.ndim > 1 and g.size:
-        done = jnp.zeros((), bool)
-        for shape in ((g.shape[0], -1), (1, -1)):
-            rows, along, flat = p.reshape(shape), g.reshape(shape), u.reshape(shape)
-            cosine = divide(jnp.abs(dot(along, rows)), (length(along) + h["eps"]) * (length(rows) + h["eps"]))
-            close = ~done & (jnp.max(cosine) < h["delta"] / math.sqrt(rows.shape[1]))
-            normal = rows / (length(rows) + h["eps"])
-            u = jnp.where(close, flat - normal * dot(normal, flat), flat).reshape(g.shape)
-            ratio = jnp.where(close, h["wd_ratio"], ratio)
-            done = done | close
+        rows = lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b).reshape(g.shape[0], -1), 1)
+        products = [rows(g, p), rows(g, g), rows(p, p), rows(p, u)]
+        whole = [jnp.sum(x, keepdims=True) for x in products]
+        along = lambda pp, pu: pu / (numerics.sqrt(pp) + h["eps"]) ** 2
+
+        def close(gp: Array, gg: Array, pp: Array, pu: Array, width: int) -> Array:
+            lengths = (numerics.sqrt(gg) + h["eps"]) * (numerics.sqrt(pp) + h["eps"])
+            return jnp.max(divide(jnp.abs(gp), lengths)) < h["delta"] / math.sqrt(width)
+
+        by_row = close(*products, width=g.size // g.shape[0])
+        at_once = ~by_row & close(*whole, width=g.size)
+        taken = jnp.where(by_row, along(*products[2:]), jnp.where(at_once, along(*whole[2:]), 0))
+        u = u - taken.reshape(-1, *[1] * (g.ndim - 1)) * p
+        ratio = jnp.where(by_row | at_once, h["wd_ratio"], 1)
     return h["lead"] * u + h["weight_decay"] * ratio * p
 
 

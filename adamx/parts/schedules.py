@@ -3,10 +3,13 @@
 Any optax schedule can be given as a learning rate as it is; these only save the joining.
 """
 
+import math
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
-from adamx.ground.hyper import Schedule
+from adamx.ground.hyper import Derived, Schedule
 
 
 def _steps(least: int, **steps: int) -> None:
@@ -130,3 +133,46 @@ def step_decay(peak: float, every: int, factor: float = 0.1) -> Schedule:
     """
     _steps(1, every=every)
     return optax.exponential_decay(peak, every, factor, staircase=True)
+
+
+def linear_warmup(peak: float, warmup_steps: int) -> Schedule:
+    """Linear from peak / warmup_steps at step 0 to peak at step warmup_steps - 1, and peak from there.
+
+    Args:
+      peak: the value reached.
+      warmup_steps: at least 1.
+
+    >>> alpha = linear_warmup(5.0, 10)
+    >>> [float(alpha(n)) for n in (0, 4, 9, 100)]
+    [0.5, 2.5, 5.0, 5.0]
+    """
+    _steps(1, warmup_steps=warmup_steps)
+    return lambda step: peak * jnp.minimum((jnp.asarray(step, float) + 1) / warmup_steps, 1)
+
+
+def half_life_warmup(start: float, peak: float, warmup_steps: int) -> Derived:
+    """A decay that grows from `start` to `peak`, its half-life linearly in the step: AdEMAMix's b3.
+
+    ln b_t = ln start ln peak / ((1 - t/T) ln peak + (t/T) ln start) for t <= T = warmup_steps.
+
+    Args:
+      start: the first moment's b1, in (0, 1).
+      peak: the decay reached at step T, in (0, 1).
+      warmup_steps: T, at least 1.
+
+    Raises:
+      ValueError: if a decay is outside (0, 1).
+
+    References: Pagliardini, Ablin & Grangier, ICLR 2025, appendix A.1 (arXiv:2409.03137).
+    """
+    _steps(1, warmup_steps=warmup_steps)
+    for name, b in (("start", start), ("peak", peak)):
+        if not 0 < b < 1:
+            raise ValueError(f"{name} must be in (0, 1), but is {b!r}.")
+    low, high = math.log1p(-(1 - start)), math.log1p(-(1 - peak))
+
+    def log(t: Any) -> Any:
+        way = jnp.minimum(t / warmup_steps, 1)
+        return low * high / ((1 - way) * high + way * low)
+
+    return Derived(lambda t: jnp.exp(log(t)), gap=lambda t: -jnp.expm1(log(t)))

@@ -1,6 +1,6 @@
 """Several chains under one state: each leaf runs the one that is chosen for it."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ def by_leaf(choose: Callable[[PyTree], Sequence[int]], *txs: Transformation) -> 
 
     Args:
       choose: params -> for each leaf, in the order of `tree.flatten`, the position of its chain.
-      txs: chains of adamx's links; links that stand at the same position run together.
+      txs: chains of adamx's links.
 
     State: all their moments, each a tree of the parameters' structure.
 
@@ -39,9 +39,56 @@ def by_leaf(choose: Callable[[PyTree], Sequence[int]], *txs: Transformation) -> 
                     f"{part.name} keeps {tree.some(list(part.scalars))} for the whole tree, which leaves with different"
                     " chains cannot share; choose between methods without such numbers."
                 )
-    longest = max(len(tx.parts or ()) for tx in txs)
-    columns = [(*(tx.parts or ()), *[_PASS] * (longest - len(tx.parts or ()))) for tx in txs]
+    chains = [_passes(tx.parts or ()) for tx in txs]
+    longest = max(map(len, chains))
+    columns = [(*passes, *[_PASS] * (longest - len(passes))) for passes in chains]
     return lift(*(_joined(choose, parts) for parts in zip(*columns, strict=True)))
+
+
+def _passes(parts: Sequence[Part]) -> list[Part]:
+    """The parts as one part for each pass over the tree: a new one begins where a part asks about the whole."""
+    runs: list[list[Part]] = [[]]
+    for part in parts:
+        if part.ask is not None:
+            runs.append([])
+        runs[-1].append(part)
+    return [_sequence(run) for run in runs]
+
+
+def _sequence(parts: list[Part]) -> Part:
+    """One part that is several in order, of which only the first may ask."""
+
+    def labels(params: PyTree) -> list[Hashable]:
+        each = [part.labels(params) if part.labels else None for part in parts]
+        many = max((len(x) for x in each if x is not None), default=0)
+        return [tuple(None if x is None else x[i] for x in each) for i in range(many)]
+
+    def start(i: int, name: str, p: Any, label: Any = None) -> Array:
+        return parts[i].slots[name](p, label[i]) if parts[i].labels else parts[i].slots[name](p)
+
+    def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
+        kept: dict[str, Array] = {}
+        for i, part in enumerate(parts):
+            label = seen.label[i] if some_labels else None  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+            mine = seen._replace(label=label, asked=seen.asked if i == 0 else None)
+            g, new = part.update(h[i], g, {name: slots[name] for name in part.slots}, p, mine)
+            kept |= {name: new[name] for name in part.slots}
+        return g, kept
+
+    some_labels = any(part.labels for part in parts)
+    stateful = [i for i, part in enumerate(parts) if part.slots]
+    asks = parts[0].ask if parts else None
+    return Part(
+        " > ".join(part.name for part in parts) or "pass",
+        update,
+        {name: partial(start, i, name) for i, part in enumerate(parts) for name in part.slots},
+        tuple(part.hyper for part in parts),
+        None if asks is None else lambda h, whole: asks(h[0], whole),
+        labels=labels if some_labels else None,
+        needs_params=any(part.needs_params for part in parts),
+        random=any(part.random for part in parts),
+        accumulates=len(stateful) == 1 and all(part.accumulates for part in parts[: stateful[0] + 1]),
+    )
 
 
 def _joined(choose: Callable[[PyTree], Sequence[int]], parts: tuple[Part, ...]) -> Part:
@@ -91,3 +138,9 @@ def with_decay(
         return make(weight_decay)
     choose = lambda params: [0 if chosen else 1 for chosen in tree.selected(mask, params, "mask")]
     return by_leaf(choose, make(weight_decay), make(0.0))
+
+
+def by_pattern(chains: Mapping[str, Transformation], rest: Transformation) -> Transformation:
+    """`by_leaf` by names: the chain of the first glob pattern that matches, `rest` where none does."""
+    patterns = list(chains)
+    return by_leaf(lambda params: tree.first_match(patterns, params, "the patterns"), *chains.values(), rest)

@@ -26,7 +26,7 @@ from adamx.ground.transform import (
 
 def schedule_free(
     tx: optax.GradientTransformation,
-    learning_rate: Scalar | Derived,
+    learning_rate: Scalar,
     b1: Scalar = 0.9,
     weight_lr_power: Scalar = 2.0,
     *,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import Derived, Scalar, finite, product
+from adamx.ground.hyper import Scalar, finite, product
 from adamx.ground.transform import Part, Transformation, lift
 from adamx.parts.select import by_leaf
 
@@ -85,7 +85,7 @@ def _made(factory: Callable[..., Transformation], shared: Mapping[str, Any], set
     return factory(**{**shared, **own})
 
 
-def _times(learning_rate: Scalar, mult: Scalar) -> Scalar | Derived:
+def _times(learning_rate: Scalar, mult: Scalar) -> Scalar:
     if isinstance(learning_rate, (int, float)) and isinstance(mult, (int, float)):
         return learning_rate * mult
     return product(learning_rate, mult)
