@@ -5,7 +5,7 @@ import inspect
 import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -220,7 +220,8 @@ class _ExactSignature(inspect.Signature):
         bound = super().bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if isinstance(value, type) or (self.parameters[name].annotation is int and isinstance(value, int)):
+            numeric = float in get_args(self.parameters[name].annotation)
+            if isinstance(value, type) or (isinstance(value, int) and not numeric):
                 bound.arguments[name] = _Static(value)
             elif callable(value) and not isinstance(value, (type, optax.schedules.StatefulSchedule)):
                 bound.arguments[name] = _strong_schedule(value)
