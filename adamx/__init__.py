@@ -45,6 +45,7 @@ from adamx.family.simplified_ademamix import simplified_ademamix as simplified_a
 from adamx.family.sm3 import sm3 as sm3
 from adamx.family.soap import soap as soap
 from adamx.family.stable_adamw import stable_adamw as stable_adamw
+from adamx.family.tiger import tiger as tiger
 from adamx.family.yogi import yogi as yogi
 from adamx.ground.hyper import Derived as Derived
 from adamx.ground.hyper import Told as Told

@@ -46,6 +46,7 @@ from oracles.simplified_ademamix import simplified_ademamix
 from oracles.sm3 import sm3
 from oracles.soap import soap
 from oracles.stable_adamw import stable_adamw
+from oracles.tiger import tiger
 from oracles.yogi import yogi
 
 import adamx
@@ -183,6 +184,7 @@ METHODS = [
     Case("soap", adamx.soap, {"precondition_frequency": 5}, soap, ("basis", "gram", "mu", "nu"), wide=True,
          ill_posed=("constant", "sign-flipping"), shape=(4, 4, 8),
          smaller=("basis", "gram")),
+    Case("tiger", adamx.tiger, {}, tiger, ("mu",)),
 ]  # fmt: skip
 
 

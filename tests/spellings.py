@@ -579,7 +579,7 @@ SPELLINGS = {
     "muon/torch/optax.contrib.muon": muon,
     "muon/torch/author-muon.SingleDeviceMuon": muon_uncorrected(floored=False),
     "muon/torch": muon_uncorrected(floored=True),
-    "tiger/default": decoupled(of(adamx.signum)),
+    "tiger/default": of(adamx.tiger),
     "grams/default/po.Grams": decoupled(grams(after)),
     "grams/default": decoupled(grams(rules.before)),
     "adam_mini/per_tensor": decoupled(adam_mini(None)),
