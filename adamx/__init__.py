@@ -25,6 +25,7 @@ from adamx.family.amsbound import amsbound as amsbound
 from adamx.family.amsgrad import amsgrad as amsgrad
 from adamx.family.came import came as came
 from adamx.family.dadapt_adam import dadapt_adam as dadapt_adam
+from adamx.family.grams import grams as grams
 from adamx.family.lamb import lamb as lamb
 from adamx.family.laprop import laprop as laprop
 from adamx.family.lion import lion as lion

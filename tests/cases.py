@@ -27,6 +27,7 @@ from oracles.adopt import adopt
 from oracles.amsgrad import amsgrad
 from oracles.came import came
 from oracles.dadapt_adam import dadapt_adam
+from oracles.grams import grams
 from oracles.lamb import lamb
 from oracles.laprop import laprop
 from oracles.lion import lion
@@ -185,6 +186,7 @@ METHODS = [
          ill_posed=("constant", "sign-flipping"), shape=(4, 4, 8),
          smaller=("basis", "gram")),
     Case("tiger", adamx.tiger, {}, tiger, ("mu",)),
+    Case("grams", adamx.grams, {"weight_decay": 0.1}, grams, ("mu", "nu")),
 ]  # fmt: skip
 
 

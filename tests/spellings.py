@@ -580,7 +580,7 @@ SPELLINGS = {
     "muon/torch/author-muon.SingleDeviceMuon": muon_uncorrected(floored=False),
     "muon/torch": muon_uncorrected(floored=True),
     "tiger/default": of(adamx.tiger),
-    "grams/default/po.Grams": decoupled(grams(after)),
+    "grams/default/po.Grams": of(adamx.grams),
     "grams/default": decoupled(grams(rules.before)),
     "adam_mini/per_tensor": decoupled(adam_mini(None)),
     "adam_mini/per_row": adam_mini_rows,
