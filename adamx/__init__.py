@@ -9,6 +9,7 @@ from adamx.family.adafactor import adafactor as adafactor
 from adamx.family.adagrad import adagrad as adagrad
 from adamx.family.adam import adam as adam
 from adamx.family.adam_atan2 import adam_atan2 as adam_atan2
+from adamx.family.adam_mini import adam_mini as adam_mini
 from adamx.family.adamax import adamax as adamax
 from adamx.family.adamaxw import adamaxw as adamaxw
 from adamx.family.adamc import adamc as adamc

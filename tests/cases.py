@@ -13,6 +13,7 @@ from oracles.adafactor import adafactor
 from oracles.adagrad import adagrad
 from oracles.adam import adam, adamw
 from oracles.adam_atan2 import adam_atan2
+from oracles.adam_mini import adam_mini
 from oracles.adamax import adamax
 from oracles.adamaxw import adamaxw
 from oracles.adamc import adamc
@@ -187,6 +188,9 @@ METHODS = [
          smaller=("basis", "gram")),
     Case("tiger", adamx.tiger, {}, tiger, ("mu",)),
     Case("grams", adamx.grams, {"weight_decay": 0.1}, grams, ("mu", "nu")),
+    Case("adam_mini", adamx.adam_mini, {"weight_decay": 0.1, "axes": 1}, adam_mini, ("mu", "nu"), shape=(16, 8),
+         smaller=("nu",)),
+    Case("adam_mini-leaf", adamx.adam_mini, {"axes": None}, adam_mini, ("mu", "nu"), shape=(16, 8), smaller=("nu",)),
 ]  # fmt: skip
 
 
