@@ -37,6 +37,7 @@ from adamx.family.nadam import nadam as nadam
 from adamx.family.nadamw import nadamw as nadamw
 from adamx.family.novograd import novograd as novograd
 from adamx.family.padam import padam as padam
+from adamx.family.pnm import pnm as pnm
 from adamx.family.prodigy import prodigy as prodigy
 from adamx.family.qhadam import qhadam as qhadam
 from adamx.family.radam import radam as radam

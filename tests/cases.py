@@ -38,6 +38,7 @@ from oracles.muon import muon
 from oracles.nadam import nadam, nadamw
 from oracles.novograd import novograd
 from oracles.padam import padam
+from oracles.pnm import pnm
 from oracles.prodigy import prodigy
 from oracles.qhadam import qhadam
 from oracles.radam import radam
@@ -191,6 +192,7 @@ METHODS = [
     Case("adam_mini", adamx.adam_mini, {"weight_decay": 0.1, "axes": 1}, adam_mini, ("mu", "nu"), shape=(16, 8),
          smaller=("nu",)),
     Case("adam_mini-leaf", adamx.adam_mini, {"axes": None}, adam_mini, ("mu", "nu"), shape=(16, 8), smaller=("nu",)),
+    Case("pnm", adamx.pnm, {"b0": 0.5}, pnm, ("mu", "mu_even"), {"b2": 0.5}),
 ]  # fmt: skip
 
 
