@@ -43,6 +43,7 @@ from adamx.family.qhadam import qhadam as qhadam
 from adamx.family.radam import radam as radam
 from adamx.family.rmsprop import rmsprop as rmsprop
 from adamx.family.sgd import sgd as sgd
+from adamx.family.sign_sgd import sign_sgd as sign_sgd
 from adamx.family.signum import signum as signum
 from adamx.family.simplified_ademamix import simplified_ademamix as simplified_ademamix
 from adamx.family.sm3 import sm3 as sm3

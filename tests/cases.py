@@ -44,6 +44,7 @@ from oracles.qhadam import qhadam
 from oracles.radam import radam
 from oracles.rmsprop import rmsprop
 from oracles.sgd import sgd
+from oracles.sign_sgd import sign_sgd
 from oracles.signum import signum
 from oracles.simplified_ademamix import simplified_ademamix
 from oracles.sm3 import sm3
@@ -193,6 +194,7 @@ METHODS = [
          smaller=("nu",)),
     Case("adam_mini-leaf", adamx.adam_mini, {"axes": None}, adam_mini, ("mu", "nu"), shape=(16, 8), smaller=("nu",)),
     Case("pnm", adamx.pnm, {"b0": 0.5}, pnm, ("mu", "mu_even"), {"b2": 0.5}),
+    Case("sign_sgd", adamx.sign_sgd, {}, sign_sgd, ()),
 ]  # fmt: skip
 
 
