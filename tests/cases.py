@@ -4,6 +4,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import pytest
 from oracles.acprop import acprop
@@ -77,6 +78,8 @@ class Case(NamedTuple):
         are always the same have a null space whose basis is rounding: the oracle itself moves by a fifth of a step when
         its gradients change by 1e-15.
       shape: of the leaf that the oracle is compared on.
+      reduces: over a leaf or the tree (a norm, a mean, a product of matrices), so that sums may round otherwise where
+        leaves are sharded, and a device that sees its shard only sees another norm.
       starts_moving: its first moment does not start at 0, so that a gradient of 0 moves it too.
       smaller: those of `moments` that are smaller than the parameters.
       scalars: names of the state's numbers for the whole tree.
@@ -92,6 +95,7 @@ class Case(NamedTuple):
     wide: bool = False
     ill_posed: tuple[str, ...] = ()
     shape: tuple[int, ...] = (128,)
+    reduces: bool = False
     starts_moving: bool = False
     smaller: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
@@ -160,39 +164,41 @@ METHODS = [
     Case("padam-plain", adamx.padam, {"partial": 0.125, "amsgrad": False}, padam, ("mu", "nu")),
     Case("qhadam", adamx.qhadam, {"nu2": 0.9, "weight_decay": 0.1}, qhadam, ("mu", "nu")),
     Case("adam_atan2", adamx.adam_atan2, {"weight_decay": 0.1}, adam_atan2, ("mu", "nu")),
-    Case("adashift", adamx.adashift, {"keep_num": 3}, adashift, ("nu", "past", "past_at1", "past_at2")),
+    Case("adashift", adamx.adashift, {"keep_num": 3}, adashift, ("nu", "past", "past_at1", "past_at2"), reduces=True),
     Case("adashift-elementwise", adamx.adashift, {"keep_num": 2, "spatial_max": False}, adashift,
          ("nu", "past", "past_at1")),
     Case("adamx", adamx.adamx, {"b1_decay": 0.9}, adamx_oracle, ("mu", "nu", "nu_peak"), ulps=32),
     Case("lion", adamx.lion, {"weight_decay": 0.1}, lion, ("mu",)),
     Case("signum", adamx.signum, {}, signum, ("mu",)),
-    Case("lamb", adamx.lamb, {"weight_decay": 0.1}, lamb, ("mu", "nu")),
-    Case("novograd", adamx.novograd, {"weight_decay": 0.1}, novograd, ("mu", "nu"), smaller=("nu",)),
-    Case("adamp", adamx.adamp, {"weight_decay": 0.1}, adamp, ("mu", "nu"), shape=(16, 8)),
-    Case("adamp-nesterov", adamx.adamp, {"delta": 2.0, "nesterov": True}, adamp, ("mu", "nu"), shape=(16, 8)),
-    Case("stable_adamw", adamx.stable_adamw, {"weight_decay": 0.1}, stable_adamw, ("mu", "nu")),
-    Case("mars", adamx.mars, {"weight_decay": 0.1}, mars, ("diff", "mu", "nu")),
+    Case("lamb", adamx.lamb, {"weight_decay": 0.1}, lamb, ("mu", "nu"), reduces=True),
+    Case("novograd", adamx.novograd, {"weight_decay": 0.1}, novograd, ("mu", "nu"), smaller=("nu",), reduces=True),
+    Case("adamp", adamx.adamp, {"weight_decay": 0.1}, adamp, ("mu", "nu"), shape=(16, 8), reduces=True),
+    Case("adamp-nesterov", adamx.adamp, {"delta": 2.0, "nesterov": True}, adamp, ("mu", "nu"), shape=(16, 8),
+         reduces=True),
+    Case("stable_adamw", adamx.stable_adamw, {"weight_decay": 0.1}, stable_adamw, ("mu", "nu"), reduces=True),
+    Case("mars", adamx.mars, {"weight_decay": 0.1}, mars, ("diff", "mu", "nu"), reduces=True),
     Case("madgrad", adamx.madgrad, {}, madgrad, ("mu", "nu", "origin"), ulps=64),
     Case("adafactor", adamx.adafactor, {"min_dim_size_to_factor": 2}, adafactor, ("nu", "nu_col"), shape=(16, 8),
-         smaller=("nu", "nu_col")),
-    Case("adafactor-whole", adamx.adafactor, {"factored": False}, adafactor, ("nu",), {}),
+         smaller=("nu", "nu_col"), reduces=True),
+    Case("adafactor-whole", adamx.adafactor, {"factored": False}, adafactor, ("nu",), {}, reduces=True),
     Case("came", adamx.came, {"weight_decay": 0.1}, came, ("mu", "nu", "nu_col", "res", "res_col"), shape=(16, 8),
-         smaller=("nu", "nu_col", "res", "res_col")),
-    Case("sm3", adamx.sm3, {}, sm3, ("mu", "nu"), shape=(16, 8), smaller=("nu",)),
+         smaller=("nu", "nu_col", "res", "res_col"), reduces=True),
+    Case("sm3", adamx.sm3, {}, sm3, ("mu", "nu"), shape=(16, 8), smaller=("nu",), reduces=True),
     Case("prodigy", adamx.prodigy, {"estim_lr0": 1e-3, "weight_decay": 0.1}, prodigy, ("mu", "nu", "origin", "s"),
-         {"d0": 1e-3, "weight_decay": 0.1}, scalars=("d", "d_max", "k", "r")),
+         {"d0": 1e-3, "weight_decay": 0.1}, scalars=("d", "d_max", "k", "r"), reduces=True),
     Case("dadapt_adam", adamx.dadapt_adam, {"estim_lr0": 1e-3, "weight_decay": 0.1}, dadapt_adam, ("mu", "nu", "s"),
-         {"d0": 1e-3, "weight_decay": 0.1}, scalars=("d", "k", "r")),
+         {"d0": 1e-3, "weight_decay": 0.1}, scalars=("d", "k", "r"), reduces=True),
     Case("muon", adamx.muon, {"weight_decay": 0.1}, muon, ("mu", "nu"), shape=(16, 8), smaller=("nu",),
-         ulps=512),
+         ulps=512, reduces=True),
     Case("soap", adamx.soap, {"precondition_frequency": 5}, soap, ("basis", "gram", "mu", "nu"), wide=True,
          ill_posed=("constant", "sign-flipping"), shape=(4, 4, 8),
-         smaller=("basis", "gram")),
+         smaller=("basis", "gram"), reduces=True),
     Case("tiger", adamx.tiger, {}, tiger, ("mu",)),
     Case("grams", adamx.grams, {"weight_decay": 0.1}, grams, ("mu", "nu")),
     Case("adam_mini", adamx.adam_mini, {"weight_decay": 0.1, "axes": 1}, adam_mini, ("mu", "nu"), shape=(16, 8),
-         smaller=("nu",)),
-    Case("adam_mini-leaf", adamx.adam_mini, {"axes": None}, adam_mini, ("mu", "nu"), shape=(16, 8), smaller=("nu",)),
+         smaller=("nu",), reduces=True),
+    Case("adam_mini-leaf", adamx.adam_mini, {"axes": None}, adam_mini, ("mu", "nu"), shape=(16, 8), smaller=("nu",),
+         reduces=True),
     Case("pnm", adamx.pnm, {"b0": 0.5}, pnm, ("mu", "mu_even"), {"b2": 0.5}),
     Case("sign_sgd", adamx.sign_sgd, {}, sign_sgd, ()),
 ]  # fmt: skip
@@ -267,22 +273,46 @@ LINKS = [
 MERGED = [c for c in METHODS + LINKS if c.make().parts is not None and "d" not in getattr(c, "scalars", ())]
 ALL = METHODS + LINKS
 
-# One method for each layout of the state, with and without weight decay: enough where a test depends on nothing else.
-LAYOUTS = list({(c.moments, "weight_decay" in signature(c.factory).parameters): c for c in reversed(METHODS)}.values())
-
-each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)
+PROBE = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
 
 
-def _rows(cases):
-    """Parameters of a test; further conventions of a method that is there already run with the slow tests."""
+def kind_of(case):
+    """What a wrapper can tell a case by: its state's types and number of moments, their shapes, and decay."""
+    state = jax.eval_shape(case.make().init, PROBE)
+    shapes = sorted({x.shape not in {(4, 3), (3,)} for x in jax.tree.leaves(state) if x.ndim})
+    decays = "weight_decay" in signature(case.factory).parameters if isinstance(case, Case) else case.complex_update
+    return type(case), type(state), len(jax.tree.leaves(state)), tuple(shapes), decays
+
+
+def _rows(cases, same):
+    """Parameters of a test: the first of each sort, and the others with the slow tests."""
     seen = set()
     for case in cases:
-        factory = getattr(case, "factory", case.name)
-        yield pytest.param(case, id=case.name, marks=[pytest.mark.slow] if factory in seen else [])
-        seen.add(factory)
+        key = same(case)
+        yield pytest.param(case, id=case.name, marks=[pytest.mark.slow] if key in seen else [])
+        seen.add(key)
 
 
+def _parametrize(cases, same):
+    return pytest.mark.parametrize("case", list(_rows(cases, same)))
+
+
+def _own(case):
+    return case.factory if isinstance(case, Case) else case.name
+
+
+# For laws about mathematics and dtypes: every method and wrapper; further conventions of a method run as slow tests.
+each = _parametrize(ALL, _own)
+each_method = _parametrize(METHODS, _own)
 each_convention = pytest.mark.parametrize("case", METHODS, ids=lambda c: c.name)
-each_method = pytest.mark.parametrize("case", list(_rows(METHODS)))
-each = pytest.mark.parametrize("case", list(_rows(METHODS)) + list(_rows(LINKS)))
-each_merged = pytest.mark.parametrize("case", list(_rows(MERGED)))
+# For laws about trees and states, which depend on the kind of state only: one of each kind; others run as slow tests.
+each_kind = _parametrize(ALL, kind_of)
+each_method_kind = _parametrize(METHODS, kind_of)
+each_merged = _parametrize(MERGED, kind_of)
+# Those whose moments are all shaped like the parameters: what a sharding or `tree.map_params` can follow.
+each_shaped_kind = _parametrize([c for c in ALL if True not in kind_of(c)[3]], kind_of)
+ELEMENTWISE = [c for c in METHODS if True not in kind_of(c)[3] and not c.reduces]
+each_elementwise_kind = _parametrize(ELEMENTWISE, kind_of)
+each_reducing = _parametrize([c for c in METHODS if c.reduces], lambda c: len(c.moments) if c.smaller else "whole")
+LAYOUTS = [row.values[0] for row in _rows(ELEMENTWISE, kind_of) if not row.marks]
+each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)

@@ -411,6 +411,142 @@ def test_chains_of_any_lengths_stand_side_by_side(short):
     assert sorted(state.moments) == ["diff", "mu", "nu"]
 
 
+def test_soap_keeps_adams_bound_where_gradients_span_little():
+    """A gradient of rank one leaves a null space whose basis is rounding; nothing may be divided by it."""
+    rng = np.random.default_rng(0)
+    g = np.outer(rng.standard_normal(16), rng.standard_normal(12)).astype(np.float32)
+    for scale in (1.0, 1e3, 1e6):
+        params = {"w": jnp.zeros((16, 12))}
+        got, _ = trained(adamx.soap(LR, weight_decay=0.0), 25, params, lambda t, s=scale: {"w": jnp.asarray(s * g)})
+        steps = np.diff(np.stack([p["w"] for p in got]), axis=0) / LR
+        longest = np.max(np.linalg.norm(steps, axis=(1, 2)))  # a few rates for each element, in whatever basis
+        assert longest < 4 * np.sqrt(g.size), scale
+
+
+@pytest.mark.parametrize("kind", ["masked", "partition"])
+def test_flax_models_may_hide_leaves_from_a_method(kind):
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    matrices = lambda p: jax.tree.map(lambda x: x.ndim == 2, p)
+    if kind == "masked":
+        tx = optax.masked(adamx.adam(LR), matrices)
+    else:
+        label = lambda p: jax.tree.map(lambda x: "a" if x.ndim == 2 else "b", p)
+        tx = optax.partition({"a": adamx.muon(LR), "b": adamx.lookahead(adamx.lion(LR))}, label)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    before = model.kernel[...]
+    optimizer.update(model, nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 3)))))(model))
+    assert not np.array_equal(model.kernel[...], before)
+
+
+@pytest.mark.parametrize("name", ["schedule_free", "lookahead", "ema_of_params", "galore"])
+def test_what_counts_steps_refuses_a_method_that_takes_pieces(name):
+    wrap = {"schedule_free": lambda tx: adamx.schedule_free(tx, LR)}.get(name, getattr(adamx, name))
+    pieces = adamx.accumulate(adamx.adam(LR), 2)
+    for tx in (pieces, adamx.skip_nonfinite(pieces), adamx.cautious(pieces)):
+        with pytest.raises(ValueError, match="MultiSteps"):
+            wrap(tx)
+    with pytest.raises(ValueError, match="would act at every gradient"):
+        adamx.chain(pieces, adamx.decay_after(LR, 0.1))
+
+
+def test_chains_that_clip_share_one_norm_and_others_are_not_in_it():
+    g = {"w": jnp.full((6, 4), 0.5), "b": jnp.full(4, 100.0)}
+    clipped = adamx.chain(adamx.clip_by_global_norm(1.0), adamx.sgd(1.0))
+    for rate in (1e-3, 10.0):
+        tx = adamx.by_leaf(adamx.matrices(), clipped, adamx.sgd(rate))
+        u, _ = tx.update(g, tx.init(PARAMS))
+        close(u["w"], -g["w"] / np.linalg.norm(g["w"]))
+        close(u["b"], -rate * g["b"])
+
+
+@pytest.mark.parametrize("name", ["ademamix", "madgrad", "prodigy", "mars"])
+def test_wrappers_names_are_nobodys_moments(name):
+    tx = adamx.ema_of_params(adamx.lookahead(adamx.schedule_free(getattr(adamx, name)(learning_rate=LR), LR)))
+    chex.assert_tree_all_finite(trained(tx, 2)[0])
+    with pytest.raises(ValueError, match="wrap the method in lookahead"):
+        adamx.slow_params(getattr(adamx, name)(learning_rate=LR).init(PARAMS), PARAMS)
+
+
+def test_evaluation_points_are_found_in_a_flax_optimizer_as_it_is():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, adamx.schedule_free(adamx.sgd(LR), LR), wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 3)))))(model))
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    chex.assert_tree_all_finite(adamx.schedule_free_eval_params(optimizer.opt_state, params))
+
+
+def test_a_gradient_that_is_not_finite_does_not_disarm_the_spike_clip():
+    link = adamx.clip_spikes(warmup=2)
+    state, update = link.init(PARAMS), jax.jit(link.update)
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    for g in (ones, ones, ones, jax.tree.map(lambda x: x * jnp.nan, ones), ones):
+        _, state = update(g, state)
+    u, _ = update(jax.tree.map(lambda x: 1e6 * x, ones), state)  # of constant norms, a hundredth is the deviation
+    assert float(optax.tree.norm(u)) < 1.1 * float(optax.tree.norm(ones))
+
+
+@pytest.mark.parametrize("wrap", [adamx.skip_nonfinite, adamx.cautious, lambda tx: adamx.accumulate(tx, 1)])
+def test_galore_says_at_init_what_it_cannot_wrap(wrap):
+    with pytest.raises(ValueError, match="galore projects gradients only"):
+        adamx.galore(wrap(adamx.adamw(LR)), rank=2).init(PARAMS)
+
+
+def test_galore_keeps_float32_moments_of_bfloat16_gradients():
+    rng = np.random.default_rng(0)
+    g = {"w": jnp.asarray(rng.standard_normal((64, 96)), jnp.bfloat16)}
+    tx = adamx.galore(adamx.adam(LR), rank=4)
+    _, state = jax.jit(tx.update)(g, tx.init(g))
+    exact = 0.1 * np.asarray(state.bases["w"]).T @ np.asarray(g["w"], np.float32)
+    np.testing.assert_allclose(state.inner.moments["mu"]["w"], exact, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: adamx.adamx(LR, b1_decay=2.0),
+        lambda: adamx.padam(LR, partial=0.9),
+        lambda: adamx.madgrad(LR, momentum=1.0),
+        lambda: adamx.adafactor(LR, min_dim_size_to_factor=-1),
+        lambda: adamx.adafactor(LR, min_dim_size_to_factor="x"),
+        lambda: adamx.prodigy(growth_rate=0.5),
+        lambda: adamx.prodigy(betas=0.9),
+        lambda: adamx.prodigy(estim_lr0=lambda n: 1e-6),
+        lambda: adamx.qhadam(LR, nu1=-3.0),
+        lambda: adamx.adam_mini(LR, axes=True),
+        lambda: adamx.adam_mini(LR, axes=(0.5,)),
+        lambda: adamx.centralize(1.5),
+        lambda: adamx.adaptive_grad_clip(0.1, axis="x"),
+        lambda: adamx.add_noise(1.0, seed=2**70),
+        lambda: adamx.orthogonalise(coefficients=(1.0, 2.0)),
+        lambda: adamx.projections.factored((0, 0)),
+        lambda: adamx.projections.factored(rest="foo"),
+        lambda: adamx.ema(0.9, of="x"),
+        lambda: adamx.param_groups(adamx.sgd, [("*", {"freeze": "no"})], learning_rate=LR),
+        lambda: adamx.param_groups(adamx.sgd, [("*", {"lr_mult": -2.0})], learning_rate=LR),
+        lambda: adamx.param_groups(adamx.sgd, {"b": {"freeze": True}}, learning_rate=LR),
+        lambda: adamx.layerwise_lr_decay("abc", 0.5),
+        lambda: adamx.lookahead(adamx.sgd(LR), sync_period=0),
+        lambda: adamx.ema_of_params(adamx.sgd(LR), 1.0),
+        lambda: adamx.cautious(adamx.sgd(LR), floor=0.0),
+        lambda: adamx.galore(adamx.sgd(LR), rank=1.5),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(make):
+    with pytest.raises((ValueError, TypeError)) as refused:
+        make()
+    assert len(str(refused.value)) > 25
+
+
+@pytest.mark.parametrize("name", ["lookahead", "galore", "accumulate", "ema_of_params"])
+def test_wrappers_can_be_injected(name):
+    args = {"galore": {"rank": 2}, "accumulate": {"every": 2}}.get(name, {})
+    tx = optax.inject_hyperparams(getattr(adamx, name))(tx=adamx.adam(LR), **args)
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    state = tx.init(params)
+    u, _ = jax.jit(tx.update)(grads_of(0, params), state, params)
+    chex.assert_tree_all_finite(u)
+
+
 # --- pairs
 
 WRAPPERS = {

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LR, each
+from cases import LR, each_kind
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
@@ -40,7 +40,7 @@ def assert_same(restored, saved):
     assert bits(restored) == bits(saved)
 
 
-@each
+@each_kind
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path, case):
     tx = case.make()
     with jax.disable_jit():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALL, METHODS, each, each_merged, each_method
+from cases import ALL, METHODS, each, each_kind, each_merged, each_method, each_method_kind
 
 import adamx
 
@@ -144,7 +144,7 @@ def test_meta_gradients_are_finite_where_gradients_are_zero(case):
         chex.assert_tree_all_finite(derivative(0.01, start, mask))
 
 
-@each
+@each_kind
 def test_a_step_can_be_donated_right_after_eager_init(case):
     tx = case.make()
     params, grads = ({"w": jnp.full((64, 32), x), "b": jnp.full(512, x)} for x in (1.0, 0.1))
@@ -176,7 +176,7 @@ ODD = {
 }
 
 
-@each
+@each_kind
 def test_odd_leaves_are_carried_along(case):
     tx = case.make()
     grads = ODD | {"integer": np.zeros(3, jax.dtypes.float0), "bool": np.zeros(2, jax.dtypes.float0)}
@@ -194,7 +194,7 @@ def test_odd_leaves_are_carried_along(case):
     assert new["empty"] == {}
 
 
-@each
+@each_kind
 def test_an_empty_tree_is_fine(case):
     tx = case.make()
     updates, state = tx.update({}, tx.init({}), {})
@@ -202,7 +202,7 @@ def test_an_empty_tree_is_fine(case):
     assert avals(state) == avals(tx.init({}))
 
 
-@each_method
+@each_method_kind
 def test_a_gradient_that_is_none_leaves_its_leaf_alone(case):
     tx, params = case.make(), filled("float32")
     state = tx.init(params)
@@ -212,7 +212,7 @@ def test_a_gradient_that_is_none_leaves_its_leaf_alone(case):
         chex.assert_trees_all_equal(moment["b"], old["b"])
 
 
-@each
+@each_kind
 def test_step_is_update_and_addition(case):
     tx, params, grads = case.make(), filled("float32"), filled("float32", 1)
     state = tx.init(params)

@@ -64,7 +64,7 @@ AT_CONSTRUCTION = [
     (lambda: adamx.scale_by_moments(adamx.rules.ratio(0.0), m=adamx.ema(0.9)), TypeError, "the rule ratio does not fit the moments m: missing a required"),
     (lambda: adamx.scale_by_moments(mu=optax.ema(0.9)), TypeError, "the moment mu must be ema, trace, another moment, or a chain of moments and bias_correct; it is"),
     (lambda: adamx.scale_by_moments(mu=adamx.clip_by_global_norm(1.0)), TypeError, "the moment mu must be"),
-    (lambda: adamx.chain(adamx.ema(0.9), adamx.ema(0.99)), ValueError, "ema and ema both keep a moment named 'ema' in one chain; name one of them otherwise, as in scale_by_moments(ema2=...)."),
+    (lambda: adamx.chain(adamx.ema(0.9), adamx.ema(0.99)), ValueError, "ema and ema both keep a moment named 'ema' in one chain; name one of them otherwise, as in scale_by_moments(ema2=...), or leave one out."),
     (lambda: adamx.chain(adamx.adam), TypeError, "chain takes gradient transformations, but got <function adam"),
     (lambda: adamx.store_state(optax.adam(1e-3), mu="bfloat16"), TypeError, "store_state needs a method or a chain made of adamx's links"),
     (lambda: adamx.store_state(adamx.adam(1e-3), m="bfloat16"), ValueError, "there is no moment 'm' to store; this method keeps mu, nu."),

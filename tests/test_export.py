@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LR, each_method
+from cases import LR, each_method_kind
 from jax import export
 
 import adamx
@@ -37,7 +37,7 @@ def exported(tx, *args):
     return export.export(step_of(tx), platforms=PLATFORMS)(*args)
 
 
-@each_method
+@each_method_kind
 def test_a_training_step_lowers_for_every_platform_from_this_machine(case):
     tx = case.make()
     abstract = jax.eval_shape(lambda: inputs(tx))

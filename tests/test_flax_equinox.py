@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import LAYOUTS, LR, each_layout, each_method
+from cases import LAYOUTS, LR, each_layout, each_method_kind
 from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
@@ -102,7 +102,7 @@ def test_an_nnx_optimizer_trains_as_optax_does_and_compiles_once(case):
     chex.assert_trees_all_close(jax.tree.leaves(optimizer.opt_state), jax.tree.leaves(state), rtol=1e-5, atol=1e-7)
 
 
-@each_method
+@each_method_kind
 def test_an_nnx_optimizer_starts_with_plain_optax_state(case):
     model = net()
     optimizer = nnx.Optimizer(model, case.make(), wrt=nnx.Param)
@@ -269,7 +269,7 @@ def test_linen_sharding_metadata_reaches_the_moments():
         assert moment == {"kernel": P(None, "d"), "bias": P()}
 
 
-@each_method
+@each_method_kind
 def test_a_state_survives_flax_bytes(case):
     params = {"w": jnp.arange(3.0), "half": jnp.ones(2, jnp.bfloat16)}
     tx = case.make()

@@ -57,6 +57,11 @@ def test_a_family_file_is_small_and_holds_no_mathematics():
         )
 
 
+def test_family_files_average_at_most_45_lines():
+    lines = [len(path.read_text().splitlines()) for path in (ROOT / "family").glob("[a-z]*.py")]
+    assert sum(lines) / len(lines) <= 45
+
+
 def test_public_names_are_exported_as_themselves():
     for node in ast.parse((ROOT / "__init__.py").read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("adamx"):

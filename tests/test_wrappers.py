@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import ALL, LINKS, LR, each, each_layout, each_method
+from cases import ALL, LINKS, LR, each_elementwise_kind, each_kind, each_layout, each_method_kind, each_shaped_kind
 
 import adamx
 
@@ -77,7 +77,7 @@ def stacked(trees):
 
 
 @plainly
-@each
+@each_kind
 def test_in_a_chain_foreign_links_before_and_after_act_as_they_do_by_hand(case):
     before, tx, after = optax.ema(0.5), made(case), optax.trace(0.5)
     params, grads = tree(0, **ONE), gradients(2, **ONE)
@@ -123,7 +123,7 @@ def test_a_chain_hands_extra_arguments_to_the_foreign_links_in_it(case):
 
 
 @plainly
-@each
+@each_kind
 def test_unknown_extra_arguments_change_nothing(case):
     params, grads, tx = tree(0), tree(1), made(case)
     state = tx.init(params)
@@ -132,7 +132,7 @@ def test_unknown_extra_arguments_change_nothing(case):
 
 
 @plainly
-@each_method
+@each_method_kind
 def test_a_named_chain_keeps_a_method_under_its_name(case):
     params, grads, tx = tree(0), gradients(2), made(case)
     updates, state = run(optax.named_chain(("halve", optax.scale(0.5)), ("method", tx)), grads, params)
@@ -142,7 +142,7 @@ def test_a_named_chain_keeps_a_method_under_its_name(case):
 
 
 @plainly
-@each_method
+@each_method_kind
 @pytest.mark.parametrize(
     "mask",
     [{"kernel": True, "bias": False}, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)],
@@ -190,7 +190,7 @@ def injected_numbers(case):
 
 
 @plainly
-@each_method
+@each_method_kind
 def test_injected_numbers_lose_nothing_on_bfloat16_parameters(case):
     params, grads = tree(0, jnp.bfloat16, **ONE), gradients(2, jnp.bfloat16, **ONE)
     tx = optax.inject_hyperparams(case.factory)(LR, **case.args)
@@ -205,7 +205,7 @@ def test_injected_numbers_lose_nothing_on_bfloat16_parameters(case):
 
 
 @plainly
-@each_method
+@each_method_kind
 def test_injected_numbers_give_the_updates_of_the_plain_method(case):
     # A traced decay is float32: 1 - b2 at b2 = 0.999 is 1.3e-5 of itself away from that of the Python number, in the
     # average and in its bias correction alike.
@@ -281,7 +281,7 @@ def test_a_mask_passes_through_injection(mask, static):
 
 
 @plainly
-@each_method
+@each_method_kind
 def test_multi_steps_is_one_step_on_the_mean_gradient(case):
     # Gradients in sixteenths: their mean is exact, so that nothing but the method can differ.
     params = tree(0, **ONE)
@@ -343,7 +343,7 @@ def test_the_rarer_wrappers_of_optax_train_and_compile_once(make):
     assert optax.tree.norm(params) < optax.tree.norm(before)
 
 
-@each
+@each_shaped_kind
 def test_map_params_visits_each_moment_and_nothing_else(case):
     params, tx = tree(0), made(case)
     state = jax.eval_shape(tx.init, params)
@@ -355,7 +355,7 @@ def test_map_params_visits_each_moment_and_nothing_else(case):
 
 
 @plainly
-@each_method
+@each_method_kind
 def test_a_state_is_read_and_written_by_its_names(case):
     params = tree(0)
     _, whole = run(optax.chain(optax.clip(1.0), made(case)), gradients(1), params)
@@ -381,7 +381,7 @@ def test_an_injected_learning_rate_is_read_and_written_by_its_name():
 # Transformations of JAX
 
 
-@each
+@each_kind
 def test_a_scan_may_carry_a_state_and_a_cond_may_skip_its_update(case):
     # Carries and branches must have the same types to the weak ones; the abstract evaluation checks that.
     tx = made(case)
@@ -451,7 +451,7 @@ def test_a_sweep_may_go_over_every_number_of_adam():
 
 
 @plainly
-@each
+@each_kind
 def test_a_vmapped_ensemble_is_the_loop_over_its_members(case):
     members, grads, tx = [tree(seed, **ONE) for seed in (0, 10, 20)], gradients(3, **ONE), made(case)
     one = lambda p, g: tx.update(g, tx.init(p), p)
@@ -460,7 +460,7 @@ def test_a_vmapped_ensemble_is_the_loop_over_its_members(case):
 
 
 @plainly
-@each_method
+@each_elementwise_kind
 def test_an_update_is_linear_in_the_learning_rate_and_its_derivative_says_so(case):
     params, grads = tree(0, **ONE), gradients(2, **ONE)
     last = lambda lr: run(case.make(lr), grads, params)[0][-1]
@@ -512,7 +512,7 @@ def test_a_checkpointed_step_has_the_same_derivative(case):
 
 
 @plainly
-@each
+@each_kind
 def test_a_state_survives_pickling(case):
     _, state = run(made(case), gradients(1), tree(0))
     again = pickle.loads(pickle.dumps(state))

@@ -32,17 +32,12 @@ def adabound(
       final_lr: the learning rate of the SGD that it becomes, in parameter per gradient units.
       gamma: how fast the bounds close, above 0.
       eps: added to the raw root, in gradient units.
-      base_lr: the learning rate at which final_lr is meant; learning_rate itself when left out, which then must not
-        be a schedule.
+      base_lr: the learning rate at which final_lr is meant; learning_rate itself when left out, which then must
+        not be a schedule.
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
-
-    Raises:
-      ValueError: if learning_rate is a schedule and base_lr is left out.
     References: Luo, Xiong, Liu & Sun, ICLR 2019, Algorithm 2 (arXiv:1902.09843).
     """
-    if base_lr is None and callable(learning_rate):
-        raise ValueError("adabound with a schedule needs base_lr, the learning rate at which final_lr is meant.")
-    low, high = rules.bounds(final_lr, gamma, learning_rate, learning_rate if base_lr is None else base_lr)
+    low, high = rules.bounds(final_lr, gamma, learning_rate, base_lr)
     rule = rules.bounded(rules.adam_rate(learning_rate, b1, b2), low, high, eps)
     return chain(links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, 2)), links.scale_by_lr(1.0))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from adamx.ground import numerics
-from adamx.ground.hyper import Scalar, method, spelled_otherwise
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
 from adamx.parts import links, moments, projections, rules
@@ -51,9 +51,6 @@ def adafactor(
     State: nu, nu_col: m + n numbers for an m by n matrix, float32; with momentum mu: 4 bytes a parameter more.
     References: Shazeer & Stern, ICML 2018, Algorithm 4 (arXiv:1804.04235).
     """
-    spelled_otherwise(
-        "adafactor", "dtype_momentum", dtype_momentum is not numerics.FLOAT32, "store_state(..., mu=dtype)"
-    )
     kept = projections.factored("largest", min_size=min_dim_size_to_factor) if factored else None
     nu = moments.ema(moments.power_decay(decay_rate, decay_offset), 2, plus=eps, of=kept)
     return chain(

@@ -2,9 +2,7 @@
 
 from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
-from adamx.parts.links import scale_by_lr, scale_by_moments
-from adamx.parts.moments import trace
-from adamx.parts.rules import normalise
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -31,17 +29,7 @@ def adagrad(
     Differs from PyTorch: that is `adagrad(lr, 0.0, 1e-10, eps_in_sqrt=False)`, its lr_decay the schedule
     `lambda n: lr / (1 + n * lr_decay)`.
     References: Duchi, Hazan & Singer, JMLR 2011.
-
-    >>> import jax.numpy as jnp
-    >>> tx = adagrad(1.0, 0.0, 0.0)
-    >>> g = {"w": jnp.array([3.0])}
-    >>> state = tx.init(g)
-    >>> for _ in range(4):
-    ...     u, state = tx.update(g, state)
-    >>> print(u["w"])  # the t-th step of a constant gradient is 1 / sqrt(t)
-    [-0.5]
     """
-    rule = normalise(eps_root=eps) if eps_in_sqrt else normalise(eps)
-    return chain(
-        scale_by_moments(rule, nu=trace(1.0, power=2, start=initial_accumulator_value)), scale_by_lr(learning_rate)
-    )
+    rule = rules.normalise(eps_root=eps) if eps_in_sqrt else rules.normalise(eps)
+    nu = moments.trace(1.0, power=2, start=initial_accumulator_value)
+    return chain(links.scale_by_moments(rule, nu=nu), links.scale_by_lr(learning_rate))

@@ -4,9 +4,7 @@ from typing import Any
 
 from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
-from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import ema
-from adamx.parts.rules import hat, ratio
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -53,10 +51,10 @@ def adam(
     >>> [f"{u:.3f}" for u in tx.update(g, tx.init(g))[0]["w"]]
     ['-0.100', '0.100']
     """
-    spelled_otherwise("adam", "mu_dtype", mu_dtype, "store_state(adam(...), mu=dtype)")
     spelled_otherwise("adam", "nesterov", nesterov, "nadam(...)")
+    rule = rules.ratio(rules.hat(eps, b2), rules.hat(eps_root, b2, power=2))
     return chain(
-        scale_by_moments(ratio(hat(eps, b2), hat(eps_root, b2, power=2)), mu=ema(b1), nu=ema(b2, power=2)),
-        bias_correct(b1, b2),
-        scale_by_lr(learning_rate),
+        links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, power=2)),
+        links.bias_correct(b1, b2),
+        links.scale_by_lr(learning_rate),
     )

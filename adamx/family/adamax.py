@@ -2,9 +2,7 @@
 
 from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
-from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import decayed_max, ema
-from adamx.parts.rules import quotient
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -31,15 +29,9 @@ def adamax(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Sca
       ValueError: if b1 or b2 is a number outside [0, 1), or eps a negative one.
     Differs from PyTorch: its learning rate defaults to 2e-3.
     References: Kingma & Ba, ICLR 2015, Algorithm 2 (arXiv:1412.6980).
-
-    >>> import jax.numpy as jnp
-    >>> g = {"w": jnp.array([4.0, -0.5])}
-    >>> tx = adamax(0.25, eps=0.0)
-    >>> print(tx.update(g, tx.init(g))[0]["w"].round(4))
-    [-0.25  0.25]
     """
     return chain(
-        scale_by_moments(quotient, mu=ema(b1), nu=decayed_max(b2, eps)),
-        bias_correct(b1),
-        scale_by_lr(learning_rate),
+        links.scale_by_moments(rules.quotient, mu=moments.ema(b1), nu=moments.decayed_max(b2, eps)),
+        links.bias_correct(b1),
+        links.scale_by_lr(learning_rate),
     )

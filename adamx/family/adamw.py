@@ -5,9 +5,7 @@ from typing import Any
 from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
-from adamx.parts.links import add_decayed_weights, bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import ema
-from adamx.parts.rules import hat, ratio
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -40,8 +38,8 @@ def adamw(
       mask: which leaves decay: glob patterns over leaf names ("*kernel"), a tree of bools, or a function of the
         parameters that returns one; all when left out.
       nesterov: not taken; write `nadamw(...)`.
-      base_lr: the paper's decay: p loses (lr_t / base_lr) * weight_decay a step, so that the base rate drops out and
-        only the schedule's shape scales it. Left out, lr_t * weight_decay as in optax and PyTorch.
+      base_lr: the paper's decay: p loses (lr_t / base_lr) * weight_decay a step; left out, lr_t * weight_decay as in
+        optax and PyTorch.
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
 
@@ -50,19 +48,12 @@ def adamw(
         update, without parameters.
     Differs from PyTorch: its weight_decay defaults to 0.01.
     References: Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, Algorithm 2 (arXiv:1711.05101).
-
-    >>> import jax.numpy as jnp
-    >>> tx = adamw(0.1, weight_decay=0.5, mask="*kernel")
-    >>> p = {"bias": jnp.ones(1), "kernel": jnp.ones(1)}
-    >>> g = {"bias": jnp.zeros(1), "kernel": jnp.zeros(1)}
-    >>> {name: float(u[0]) for name, u in tx.update(g, tx.init(p), p)[0].items()}
-    {'bias': -0.0, 'kernel': -0.05...}
     """
-    spelled_otherwise("adamw", "mu_dtype", mu_dtype, "store_state(adamw(...), mu=dtype)")
     spelled_otherwise("adamw", "nesterov", nesterov, "nadamw(...)")
+    rule = rules.ratio(rules.hat(eps, b2), rules.hat(eps_root, b2, power=2))
     return chain(
-        scale_by_moments(ratio(hat(eps, b2), hat(eps_root, b2, power=2)), mu=ema(b1), nu=ema(b2, power=2)),
-        bias_correct(b1, b2),
-        add_decayed_weights(weight_decay, mask, base_lr=base_lr),
-        scale_by_lr(learning_rate),
+        links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, power=2)),
+        links.bias_correct(b1, b2),
+        links.add_decayed_weights(weight_decay, mask, base_lr=base_lr),
+        links.scale_by_lr(learning_rate),
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adamx.ground.hyper import Scalar, method, spelled_otherwise
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
 from adamx.parts import links, moments, rules
@@ -41,7 +41,6 @@ def ademamix(
     State: mu, slow, nu: float32[params]; 12 bytes a parameter.
     References: Pagliardini, Ablin & Grangier, ICLR 2025, Algorithm 1 (arXiv:2409.03137).
     """
-    spelled_otherwise("ademamix", "mu_dtype", mu_dtype, "store_state(ademamix(...), mu=dtype, slow=dtype)")
     average = links.scale_by_moments(
         rules.two_speeds(alpha, eps, eps_root=eps_root),
         mu=moments.ema(b1, debias=True),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from adamx.ground.hyper import Scalar, method, spelled_otherwise
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts import links, moments, rules
 
@@ -42,7 +42,6 @@ def adopt(
     State: nu, mu: float32[params]; 8 bytes a parameter.
     References: Taniguchi et al., NeurIPS 2024, Algorithm 2 (arXiv:2411.02853).
     """
-    spelled_otherwise("adopt", "mu_dtype", mu_dtype, "store_state(adopt(...), mu=dtype)")
     nu = moments.ema(moments.from_first(b2), 2, lag=True)
     return chain(
         links.scale_by_moments(rules.normalise_floored(eps), nu=nu),

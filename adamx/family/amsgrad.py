@@ -2,11 +2,9 @@
 
 from typing import Any, Literal
 
-from adamx.ground.hyper import Scalar, method, spelled_otherwise
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
-from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import ema, peak
-from adamx.parts.rules import ratio
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -48,20 +46,11 @@ def amsgrad(
     Raises:
       ValueError: as :func:`adam`; if peak_of is neither word.
     References: Reddi, Kale & Kumar, On the Convergence of Adam and Beyond, ICLR 2018, Algorithm 2 (arXiv:1904.09237).
-
-    >>> import jax.numpy as jnp
-    >>> sorted(amsgrad(1e-3).init({"w": jnp.ones(1)}).moments)
-    ['mu', 'nu', 'nu_peak']
     """
-    spelled_otherwise("amsgrad", "mu_dtype", mu_dtype, "store_state(amsgrad(...), mu=dtype)")
     if peak_of not in ("corrected", "raw"):
         raise ValueError(f"peak_of must be 'corrected' (optax) or 'raw' (PyTorch), but is {peak_of!r}.")
-    first = [bias_correct(b1)] if bias_correction_mu else []
-    before = [bias_correct(b2)] if bias_correction_nu and peak_of == "corrected" else []
-    after = [bias_correct(b2)] if bias_correction_nu and peak_of == "raw" else []
-    return chain(
-        scale_by_moments(
-            ratio(eps, eps_root), mu=chain(ema(b1), *first), nu=chain(ema(b2, power=2), *before, peak(), *after)
-        ),
-        scale_by_lr(learning_rate),
-    )
+    corrected = bias_correction_nu and peak_of == "corrected"
+    after = [links.bias_correct(b2)] if bias_correction_nu and peak_of == "raw" else []
+    mu = moments.ema(b1, debias=bias_correction_mu)
+    nu = chain(moments.ema(b2, power=2, debias=corrected), moments.peak(), *after)
+    return chain(links.scale_by_moments(rules.ratio(eps, eps_root), mu=mu, nu=nu), links.scale_by_lr(learning_rate))

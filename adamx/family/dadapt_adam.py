@@ -43,9 +43,7 @@ def dadapt_adam(
     References: Defazio & Mishchenko, ICML 2023, Algorithm 5 (arXiv:2301.07733).
     """
     b1, b2 = betas
-    found = distance.dadapt_distance(
-        learning_rate, b1, b2, eps, d0=estim_lr0, growth_rate=growth_rate, bias_correction=bias_correction
-    )
+    found = distance.dadapt_distance(learning_rate, betas, eps, estim_lr0, growth_rate, bias_correction)
     mu = chain(links.scale(Told("rate")), moments.ema(b1))
     average = links.scale_by_moments(rules.ratio(eps), mu=mu, nu=moments.ema(b2, 2))
     return chain(found, average, links.descend(Told("moves"), product(Told("rate"), weight_decay)))

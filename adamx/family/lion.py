@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adamx.ground.hyper import Scalar, method, spelled_otherwise
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
 from adamx.parts import links, moments, rules
@@ -37,6 +37,5 @@ def lion(
     State: mu: float32[params]; 4 bytes a parameter.
     References: Chen et al., NeurIPS 2023, Algorithm 2 (arXiv:2302.06675).
     """
-    spelled_otherwise("lion", "mu_dtype", mu_dtype, "store_state(lion(...), mu=dtype)")
     direction = links.scale_by_moments(rules.sign_ahead(b1), mu=moments.ema(b2, lag=True))
     return chain(direction, links.descend(learning_rate, weight_decay, mask))

@@ -1,6 +1,6 @@
 """MADGRAD: dual averaging with a cube root."""
 
-from adamx.ground.hyper import Scalar, method
+from adamx.ground.hyper import Scalar, decay, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts import links, moments, rules
 
@@ -22,7 +22,7 @@ def madgrad(
 
     Args:
       learning_rate: step size, a number or a schedule of the 0-based step.
-      momentum: share of the way to the new point that is not taken in a step, at least 0.
+      momentum: share of the way to the new point that is not taken in a step, in [0, 1).
       weight_decay: L2, added to the gradient as weight_decay p.
       eps: added to the cube root, and to the learning rate.
 
@@ -31,7 +31,7 @@ def madgrad(
     """
     weight = moments.growing_weight(learning_rate, eps)
     average = links.scale_by_moments(
-        rules.dual_averaged(momentum, eps),
+        rules.dual_averaged(decay("momentum", momentum), eps),
         origin=moments.origin(),
         mu=moments.trace(1.0, weight=weight),
         nu=moments.trace(1.0, 2, weight=weight),

@@ -4,9 +4,7 @@ from typing import Any
 
 from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
-from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import ema
-from adamx.parts.rules import nadam_weights, nesterov_ratio
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -33,8 +31,7 @@ def nadam(
 
     - the default is optax's: mu_t = b1.
     - `momentum_decay=0.004` is PyTorch's NAdam, and timm's.
-    - the simplified form of MLCommons and timm's NAdamW is `chain(scale_by_moments(nesterov_ratio(b1, 1 - b1,
-      hat(eps, b2)), mu=ema(b1), nu=ema(b2, power=2)), bias_correct(b1, b2), scale_by_lr(lr))`.
+    - MLCommons' and timm's simplified form has the weights b1 and 1 - b1 in `rules.nesterov_ratio`.
 
     Args:
       learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
@@ -49,19 +46,8 @@ def nadam(
       ValueError: as :func:`adam`; if momentum_decay is a negative number.
     Differs from PyTorch: its learning rate defaults to 2e-3.
     References: Dozat, Incorporating Nesterov Momentum into Adam, ICLR workshop 2016, Algorithm 2.
-
-    >>> import jax.numpy as jnp
-    >>> g = {"w": jnp.ones(1)}
-    >>> tx = nadam(0.1, eps=0.0)
-    >>> print(tx.update(g, tx.init(g))[0]["w"])  # 0.1 * (0.9 * 0.1 / 0.19 + 1)
-    [-0.14736842]
     """
-    spelled_otherwise("nadam", "mu_dtype", mu_dtype, "store_state(nadam(...), mu=dtype)")
     spelled_otherwise("nadam", "nesterov=False", not nesterov, "adam(...)")
-    ahead, now = nadam_weights(b1, momentum_decay)
-    return chain(
-        scale_by_moments(
-            nesterov_ratio(ahead, now, eps, eps_root), mu=ema(b1), nu=chain(ema(b2, power=2), bias_correct(b2))
-        ),
-        scale_by_lr(learning_rate),
-    )
+    rule = rules.nesterov_ratio(*rules.nadam_weights(b1, momentum_decay), eps, eps_root)
+    average = links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, power=2, debias=True))
+    return chain(average, links.scale_by_lr(learning_rate))

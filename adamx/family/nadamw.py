@@ -5,9 +5,7 @@ from typing import Any
 from adamx.ground.hyper import Scalar, method, spelled_otherwise
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
-from adamx.parts.links import add_decayed_weights, bias_correct, scale_by_lr, scale_by_moments
-from adamx.parts.moments import ema
-from adamx.parts.rules import nadam_weights, nesterov_ratio
+from adamx.parts import links, moments, rules
 
 
 @method
@@ -41,24 +39,14 @@ def nadamw(
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
 
-    Raises:
-      ValueError: as :func:`nadam` and :func:`adamw`.
+    Raises: as :func:`nadam` and :func:`adamw`.
     Differs from PyTorch (`NAdam(decoupled_weight_decay=True)`): as :func:`nadam`, and its weight_decay defaults to 0.
     References: Dozat, ICLR workshop 2016; Loshchilov & Hutter, ICLR 2019 (arXiv:1711.05101).
-
-    >>> import jax.numpy as jnp
-    >>> p, g = {"w": jnp.ones(1)}, {"w": jnp.zeros(1)}
-    >>> tx = nadamw(0.1, weight_decay=0.5)
-    >>> print(tx.update(g, tx.init(p), p)[0]["w"])
-    [-0.05]
     """
-    spelled_otherwise("nadamw", "mu_dtype", mu_dtype, "store_state(nadamw(...), mu=dtype)")
     spelled_otherwise("nadamw", "nesterov=False", not nesterov, "adamw(...)")
-    ahead, now = nadam_weights(b1, momentum_decay)
+    rule = rules.nesterov_ratio(*rules.nadam_weights(b1, momentum_decay), eps, eps_root)
     return chain(
-        scale_by_moments(
-            nesterov_ratio(ahead, now, eps, eps_root), mu=ema(b1), nu=chain(ema(b2, power=2), bias_correct(b2))
-        ),
-        add_decayed_weights(weight_decay, mask, base_lr=base_lr),
-        scale_by_lr(learning_rate),
+        links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, power=2, debias=True)),
+        links.add_decayed_weights(weight_decay, mask, base_lr=base_lr),
+        links.scale_by_lr(learning_rate),
     )

@@ -47,18 +47,8 @@ def prodigy(
     State: s, origin, mu, nu: float32[params], and four numbers; 16 bytes a parameter.
     References: Mishchenko & Defazio, ICML 2024, Algorithm 4 (arXiv:2306.06101).
     """
-    b1, b2 = betas
-    found = distance.prodigy_distance(
-        learning_rate,
-        b1,
-        b2,
-        distance.root_of(b2) if beta3 is None else beta3,
-        d0=estim_lr0,
-        coefficient=estim_lr_coef,
-        growth_rate=growth_rate,
-        safeguard_warmup=safeguard_warmup,
-        bias_correction=bias_correction,
-    )
+    (b1, b2), own = betas, (estim_lr0, estim_lr_coef, growth_rate, safeguard_warmup, bias_correction)
+    found = distance.prodigy_distance(learning_rate, betas, beta3, *own)
     scaled = links.scale(Told("d_last"))
     average = links.scale_by_moments(
         rules.ratio(product(Told("d"), eps)), mu=chain(scaled, moments.ema(b1)), nu=chain(scaled, moments.ema(b2, 2))

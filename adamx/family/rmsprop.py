@@ -3,7 +3,7 @@
 from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
 from adamx.parts import moments, rules
-from adamx.parts.links import bias_correct, scale_by_lr, scale_by_moments
+from adamx.parts.links import scale_by_lr, scale_by_moments
 
 
 @method
@@ -43,25 +43,17 @@ def rmsprop(
     State: nu, centred mu, with momentum trace: float32[params]; 4 to 12 bytes a parameter.
 
     Raises:
-      ValueError: if decay is a number outside [0, 1), eps, initial_scale or momentum a negative one, or nesterov
-        comes without momentum.
+      ValueError: if a number is outside its range, or nesterov comes without momentum.
     Differs from optax: which ignores nesterov without momentum.
     Differs from PyTorch: that is `rmsprop(lr, 0.99, eps_in_sqrt=False)`. Where rounding makes n_t - m_t^2 negative it
     counts as 0 here, and is NaN in optax and PyTorch.
     References: Tieleman & Hinton, lecture 6.5 of Neural Networks for Machine Learning, 2012; centred: Graves 2013,
     equations 38 to 41 (arXiv:1308.0850).
-
-    >>> import jax.numpy as jnp
-    >>> g = {"w": jnp.array([1.0])}
-    >>> tx = rmsprop(0.1, decay=0.75, eps=0.0)
-    >>> print(tx.update(g, tx.init(g))[0]["w"])  # the first step is 1 / sqrt(1 - decay) times too long
-    [-0.2]
     """
     if nesterov and momentum is None:
         raise ValueError("nesterov=True needs a momentum, as in rmsprop(lr, momentum=0.9, nesterov=True).")
-    correct = [bias_correct(decay)] if bias_correction else []
-    average = {"mu": chain(moments.ema(decay), *correct)} if centered else {}
-    average["nu"] = chain(moments.ema(decay, power=2, start=initial_scale), *correct)
+    average = {"mu": moments.ema(decay, debias=bias_correction)} if centered else {}
+    average["nu"] = moments.ema(decay, power=2, start=initial_scale, debias=bias_correction)
     rule = rules.normalise(eps_root=eps) if eps_in_sqrt else rules.normalise(eps)
     links = [scale_by_moments(rule, **average), scale_by_lr(learning_rate)]
     if momentum is not None:

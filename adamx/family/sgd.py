@@ -39,15 +39,6 @@ def sgd(
       ValueError: if momentum is a negative number, nesterov or dampening come without momentum, or with each other.
     Differs from optax: which ignores nesterov without momentum.
     References: Polyak 1964; Sutskever, Martens, Dahl & Hinton, ICML 2013.
-
-    >>> import jax.numpy as jnp
-    >>> tx = sgd(0.5, momentum=0.5)
-    >>> g = {"w": jnp.ones(1)}
-    >>> state = tx.init(g)
-    >>> for _ in range(3):
-    ...     u, state = tx.update(g, state)
-    >>> print(u["w"])  # -0.5 * (1 + 0.5 + 0.25)
-    [-0.875]
     """
     spelled_otherwise("sgd", "accumulator_dtype", accumulator_dtype, "store_state(sgd(...), trace=dtype)")
     damped = isinstance(dampening, float) and dampening != 0

@@ -164,6 +164,16 @@ def finite(name: str, value: Any) -> Any:
     return _within(name, value, lambda x: abs(x) < float("inf"), "finite")
 
 
+def factor_up(name: str, value: Any) -> Any:
+    """`value`, a Scalar; a number must be >= 1, and infinity means no limit."""
+    return _within(name, value, lambda x: x >= 1, "at least 1")
+
+
+def half(name: str, value: Any) -> Any:
+    """`value`, a Scalar; a number must lie in (0, 1/2]."""
+    return _within(name, value, lambda x: 0 < x <= 0.5, "above 0 and at most 1/2")
+
+
 def share(name: str, value: Any) -> Any:
     """`value`, a Scalar; a number must lie in [0, 1]."""
     return _within(name, value, lambda x: 0 <= x <= 1, "in [0, 1]")
@@ -271,20 +281,21 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "weight_decay": at_least_zero,
     "weight_decay_rate": at_least_zero,
     "alpha": finite,
-    "nu1": finite,
-    "nu2": finite,
+    "nu1": share,
+    "nu2": share,
+    "b1_decay": share,
     "a": above_zero,
     "b": above_zero,
     "gamma": at_least_zero,
     "final_lr": above_zero,
     "max_lr": above_zero,
-    "partial": above_zero,
+    "partial": half,
     "delta": at_least_zero,
     "wd_ratio": at_least_zero,
     "decay_rate": above_zero,
     "estim_lr0": above_zero,
     "estim_lr_coef": above_zero,
-    "growth_rate": limit,
+    "growth_rate": factor_up,
     "threshold": limit,
     "clipping_threshold": limit,
     "clip_threshold": limit,
@@ -315,6 +326,8 @@ def method(factory: F) -> F:
             raise TypeError(f"{factory.__name__}({', '.join(signature.parameters)}): {error}.") from error
         for name, value in bound.arguments.items():
             value = bound.arguments[name] = value.value if isinstance(value, _Static) else value
+            if name in ("mu_dtype", "dtype_momentum") and value is not signature.parameters[name].default:
+                spelled_otherwise(factory.__name__, name, value, f"store_state({factory.__name__}(...), mu=dtype)")
             if name in CHECKS and not (value is None and name in optional):
                 bound.arguments[name] = CHECKS[name](name, value)
         return factory(*bound.args, **bound.kwargs)

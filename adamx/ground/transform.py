@@ -65,6 +65,7 @@ class Whole(NamedTuple):
       slots: every moment of the chain by name, as stored: of this step where an earlier pass wrote it, else the last.
       told: the scalars remembered from the last step, overwritten by what earlier parts asked in this one.
       t: int32[], this step, counted from 1.
+      labels: the part's static label of each leaf.
     """
 
     grads: list[Array]
@@ -72,6 +73,7 @@ class Whole(NamedTuple):
     slots: Mapping[str, list[Array]]
     told: Mapping[str, Array]
     t: Int32[Array, ""]
+    labels: list[Hashable]
 
 
 class Part(NamedTuple):
@@ -127,14 +129,16 @@ class Transformation(optax.GradientTransformationExtraArgs):
       step: `(grads, state, params) -> (params, state)`: update and addition in one. The update is not rounded to the
         gradient's dtype on the way.
       parts: its parts in order; None where it is more than a chain of parts.
+      every: how many gradients it takes to a step.
     """
 
     parts: tuple[Part, ...] | None = None
+    every: int = 1
     _step: Callable[..., Any] | None = None
 
-    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None):  # noqa: D102 (the class says it)
+    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None, every: int = 1):  # noqa: D102 (the class says it)
         self = super().__new__(cls, init, update)
-        self.parts, self._step = parts, step
+        self.parts, self._step, self.every = parts, step, every
         return self
 
     def step(self, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
@@ -200,12 +204,23 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
         else:
             groups.append(list(parts))
     made = [lift(*g) if isinstance(g, list) else g for g in groups]
+    pieces = 1
+    for tx in made:
+        behind = [
+            part.name for part in getattr(tx, "parts", None) or () if part.slots or part.scalars or part.needs_params
+        ]
+        if pieces > 1 and behind:
+            raise ValueError(
+                f"{tree.some(behind)} stands behind a method that takes {pieces} gradients to a step, but would act at"
+                " every gradient; put it into the method, or use optax.MultiSteps around the whole."
+            )
+        pieces = max(pieces, getattr(tx, "every", 1))
     if not made:
         return lift()
     if len(made) == 1:
         only = made[0]
         return only if isinstance(only, Transformation) else Transformation(*optax.with_extra_args_support(only))
-    return Transformation(*optax.chain(*made))
+    return Transformation(*optax.chain(*made), every=pieces)
 
 
 def lift(*parts: Part, every: int = 1) -> Transformation:
@@ -239,8 +254,11 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 t, label, asked if i == stages[stage][0] else None, {}, at, None if micro is None else (micro, every)
             )
             u, new = part.update(hypers[i].filled([v.astype(real) for v in values]), u, mine, wide_p, seen)
-            if u.shape != g.shape:
-                raise ValueError(f"{part.name} turned a leaf of shape {g.shape} into one of shape {u.shape}.")
+            if getattr(u, "shape", None) != g.shape:
+                what = (
+                    f"one of shape {u.shape}" if hasattr(u, "shape") else "several: it stands in scale_by_moments only"
+                )
+                raise ValueError(f"{part.name} turned a leaf of shape {g.shape} into {what}.")
             kept |= {name: new[name].astype(slots[name].dtype) for name in part.slots}
         if out_dtype is not None and every > 1:  # only the last gradient of a step moves the parameters
             u = jnp.where(micro == every - 1, u, numerics.NO_CHANGE)
@@ -319,6 +337,7 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                     {name: [leaves[i] for i in live] for name, leaves in slots.items()},
                     dict(told),
                     t,
+                    [label[members[0]][i] for i in live],
                 )
                 asked = ask(mine.filled(mine.resolved(count, t, real, told)), whole)
                 told |= asked if isinstance(asked, dict) else {}
@@ -345,7 +364,7 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
     def step(grads: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
         return run(grads, state, params, stepping=True)
 
-    return Transformation(init, update, tuple(parts) if every == 1 else None, step)
+    return Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
 
 
 class _Hyper:
@@ -373,7 +392,7 @@ def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[st
             if name in owner:
                 raise ValueError(
                     f"{part.name} and {owner[name]} both keep a {what} named {name!r} in one chain; name one of them"
-                    f" otherwise, as in scale_by_moments({name}2=...)."
+                    f" otherwise, as in scale_by_moments({name}2=...), or leave one out."
                 )
             owner[name] = part.name
     return owner

@@ -142,7 +142,10 @@ def _bare(tree: PyTree) -> PyTree:
         below = jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0]
         return len(below) == 1 and below[0][0] == value
 
-    return jax.tree.map(lambda x: jax.tree.leaves(x)[0] if holds(x) else x, tree, is_leaf=holds)
+    def held(x: Any) -> Any:  # an array, or the node that hides one from a mask
+        return jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y: y is not x)[0][0][1]
+
+    return jax.tree.map(lambda x: held(x) if holds(x) else x, tree, is_leaf=holds)
 
 
 class _Pair:

@@ -6,9 +6,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics
-from adamx.ground.hyper import Derived, Scalar, above_zero, at_least_zero, decay, finite, limit
+from adamx.ground.hyper import Derived, Scalar, above_zero, at_least_zero, constant, decay, factor_up, finite
 from adamx.ground.numerics import divide, one_minus_power
 from adamx.ground.transform import Part, Seen, Transformation, Whole, copied, lift, zeros
+
+
+def _two(betas: Any) -> tuple[Scalar, Scalar]:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas must be the two decays (b1, b2), but are {betas!r}.")
+    return betas[0], betas[1]
 
 
 def root_of(b2: Scalar) -> Derived:
@@ -45,10 +51,8 @@ def _kept(found: Array, new: dict[str, Any], told: Any) -> dict[str, Array]:
 
 def prodigy_distance(
     learning_rate: Scalar,
-    b1: Scalar,
-    b2: Scalar,
-    b3: Scalar,
-    *,
+    betas: tuple[Scalar, Scalar],
+    b3: Scalar | None,
     d0: Scalar,
     coefficient: Scalar,
     growth_rate: Scalar,
@@ -64,6 +68,8 @@ def prodigy_distance(
 
     References: Mishchenko & Defazio, ICML 2024, Algorithm 4 (arXiv:2306.06101).
     """
+    b1, b2 = _two(betas)
+    b3 = root_of(b2) if b3 is None else b3
 
     def weight(h: Any, told: Any, rate: Array) -> Array:
         return told["d"] / h["d0"] * (told["d"] if safeguard_warmup else rate)
@@ -98,8 +104,9 @@ def prodigy_distance(
         "b3": decay("beta3", b3),
         "d0": above_zero("estim_lr0", d0),
         "coefficient": above_zero("estim_lr_coef", coefficient),
-        "growth_rate": limit("growth_rate", growth_rate),
+        "growth_rate": factor_up("growth_rate", growth_rate),
     }
+    constant("estim_lr0", d0)
     numbers = {"d": d0, "d_max": d0, "r": 0.0, "k": 0}
     slots = {"s": zeros, "origin": copied}
     return lift(Part("prodigy_distance", update, slots, hypers, ask, numbers, needs_params=True))
@@ -107,10 +114,8 @@ def prodigy_distance(
 
 def dadapt_distance(
     learning_rate: Scalar,
-    b1: Scalar,
-    b2: Scalar,
+    betas: tuple[Scalar, Scalar],
     eps: Scalar,
-    *,
     d0: Scalar,
     growth_rate: Scalar,
     bias_correction: bool,
@@ -125,6 +130,7 @@ def dadapt_distance(
 
     References: Defazio & Mishchenko, ICML 2023, Algorithm 5 (arXiv:2301.07733).
     """
+    b1, b2 = _two(betas)
 
     def ask(h: Any, whole: Whole):
         told, d, kept = whole.told, whole.told["d"], h["b2"] ** 0.5
@@ -149,7 +155,7 @@ def dadapt_distance(
         "b1": decay("b1", b1),
         "b2": decay("b2", b2),
         "eps": at_least_zero("eps", eps),
-        "growth_rate": limit("growth_rate", growth_rate),
+        "growth_rate": factor_up("growth_rate", growth_rate),
     }
-    numbers = {"d": above_zero("estim_lr0", d0), "r": 0.0, "k": 0}
+    numbers = {"d": above_zero("estim_lr0", constant("estim_lr0", d0)), "r": 0.0, "k": 0}
     return lift(Part("dadapt_distance", update, {"s": zeros}, hypers, ask, numbers))

@@ -1,7 +1,7 @@
 """What stands in a chain: joining moments, correcting their bias, the learning rate, decay and clipping."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -374,17 +374,17 @@ def centralize(axes: int | Sequence[int] | None = None) -> Transformation:
 
     Args:
       axes: the axes averaged over; by default all but the last, as Flax kernels are (in, ..., out). PyTorch's
-        layout is `axes=range(1, ndim)`; negative axes count from the end.
+        layout is `axes=range(1, ndim)`; negative axes count from the end, and those that a leaf lacks are ignored.
 
     References: Yong, Huang, Hua & Zhang, ECCV 2020, equation 1 (arXiv:2004.01461).
     """
-    fixed = (axes,) if isinstance(axes, int) else axes
+    fixed = None if axes is None else _axes("axes", axes)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         if g.ndim < 2 or not g.size:
             return g, slots
-        over = range(g.ndim - 1) if fixed is None else [a for a in fixed if -g.ndim <= a < g.ndim]
-        return g - jnp.mean(g, tuple(over), keepdims=True), slots
+        over = set(range(g.ndim - 1)) if fixed is None else {a % g.ndim for a in fixed if -g.ndim <= a < g.ndim}
+        return (g - jnp.mean(g, tuple(over), keepdims=True) if over else g), slots
 
     return lift(Part("centralize", update, accumulates=True))
 
@@ -397,7 +397,9 @@ def clip_spikes(
 
     With n the norm, m and s the running mean and standard deviation of norms so far and z = (n - m) / s, a gradient
     with z > deviations is scaled to the norm m + s deviations^2 / z: the larger the spike, the less is left of it.
-    A spike enters the running mean and deviation as it was clipped, so that it does not open the door for the next.
+    A spike enters the running mean and deviation as it was clipped, so that it does not open the door for the next. The
+    deviation counts as at least a hundredth of the mean. A gradient that is not finite passes untouched and teaches
+    nothing: put `skip_nonfinite` around.
 
     Args:
       deviations: z up to which nothing happens.
@@ -418,10 +420,12 @@ def clip_spikes(
 
     def judged(h: Any, norm: Array, mean: Array, var: Array, t: Array) -> tuple[Array, Array, Array]:
         """The factor for this gradient, and the new mean and variance."""
-        early = t <= warmup
-        z = numerics.divide(norm - mean, numerics.sqrt(var))
+        early, finite = t <= warmup, jnp.isfinite(norm)
+        norm = jnp.where(finite, norm, mean)  # what is not a number teaches nothing
+        deviation = jnp.maximum(numerics.sqrt(var), 0.01 * mean)
+        z = numerics.divide(norm - mean, deviation)
         spike = ~early & (z > h["deviations"])
-        most = mean + numerics.sqrt(var) * h["deviations"] ** 2 / jnp.where(spike, z, 1)
+        most = mean + deviation * h["deviations"] ** 2 / jnp.where(spike, z, 1)
         left = jnp.where(spike, most, norm)
         # While watching, plain means (Welford's update): the running ones would start from nothing.
         share = jnp.where(early, 1 / t.astype(norm.dtype), 1 - jnp.asarray(h["decay"], norm.dtype))
@@ -464,8 +468,8 @@ def add_noise(eta: Scalar, gamma: Scalar = 0.55, seed: int = 0) -> Transformatio
 
     References: Neelakantan et al. 2015, section 3 (arXiv:1511.06807).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be a whole number, but is {seed!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, but is {seed!r}.")
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), seen.t), seen.leaf)
@@ -473,6 +477,14 @@ def add_noise(eta: Scalar, gamma: Scalar = 0.55, seed: int = 0) -> Transformatio
 
     deviation = Derived(lambda t, eta, gamma: jnp.sqrt(eta * t ** (-gamma)), at_least_zero("eta", eta), gamma)
     return lift(Part("add_noise", update, hyper={"deviation": deviation}, random=True))
+
+
+def _axes(name: str, axes: Any) -> tuple[int, ...]:
+    """Whole numbers as a tuple."""
+    many = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+    if any(isinstance(a, bool) or not isinstance(a, int) for a in many):
+        raise ValueError(f"{name} must be a whole number or several, but is {axes!r}.")
+    return many
 
 
 def _unit_norm(x: Array, axis: int | Sequence[int] | None) -> Array:
@@ -498,6 +510,7 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | Sequenc
 
     References: Brock, De, Smith & Simonyan, ICML 2021, equation 3 (arXiv:2102.06171).
     """
+    axis = None if axis is None else _axes("axis", axis)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         most = h["clipping"] * jnp.maximum(_unit_norm(p, axis), h["eps"])

@@ -41,6 +41,8 @@ def orthogonalise(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"ns_steps must be a whole number above 0, but is {steps!r}.")
+    if len(coefficients) != 3 or not all(map(numerics.is_number, coefficients)):
+        raise ValueError(f"coefficients must be three numbers, but are {coefficients!r}.")
     a, b, c = coefficients
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
@@ -133,7 +135,7 @@ def scale_by_soap(
       every: steps between two renewals of the basis (one power iteration and a QR decomposition).
       max_size: longer axes are not rotated.
 
-    State: mu and nu, float32[params], nu in the basis; gram and basis, the sum of n^2 numbers over the axes each.
+    State: mu and nu, float32[params], in the basis; gram and basis, the sum of n^2 numbers over the axes each.
 
     References: Vyas et al., SOAP, ICLR 2025, Algorithm 3 (arXiv:2409.11321).
     """
@@ -145,33 +147,35 @@ def scale_by_soap(
         rest = [i for i in range(g.ndim) if i != axis]
         return jnp.tensordot(g, jnp.conj(g), (rest, rest))
 
-    def first(grams: list[Array], bases: list[Array], nu: Array) -> tuple[list[Array], Array]:
-        tiny = lambda m: m + 1e-30 * jnp.eye(len(m), dtype=m.dtype)
-        return [jnp.linalg.eigh(tiny(m))[1][:, ::-1] for m in grams], nu
+    def same(grams: list[Array], bases: list[Array], mu: Array, nu: Array) -> tuple[list[Array], Array, Array]:
+        return bases, mu, nu
 
-    def renewed(grams: list[Array], bases: list[Array], nu: Array) -> tuple[list[Array], Array]:
-        out = []
+    def first(grams: list[Array], bases: list[Array], mu: Array, nu: Array) -> tuple[list[Array], Array, Array]:
+        tiny = lambda m: m + 1e-30 * jnp.eye(len(m), dtype=m.dtype)
+        return [jnp.linalg.eigh(tiny(m))[1][:, ::-1] for m in grams], mu, nu
+
+    def renewed(grams: list[Array], bases: list[Array], mu: Array, nu: Array) -> tuple[list[Array], Array, Array]:
+        mu, out = rotation.turn(mu, bases, back=True), []
         for axis, m, q in zip(rotation.axes(nu.shape), grams, bases, strict=True):
             order = jnp.argsort(-jnp.real(jnp.sum(jnp.conj(q) * (m @ q), 0)))
             nu = jnp.take(nu, order, axis)
             out.append(jnp.linalg.qr(m @ q[:, order])[0])
-        return out, nu
+        return out, rotation.turn(mu, out), nu
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         bases, grams = (rotation.unpack(slots[name], g.shape) for name in ("basis", "gram"))
         opening = seen.t == 1
+        # Both moments are of the turned gradient, as the authors keep them: where the basis is rounding, so are both,
+        # and their ratio stays bounded.
         turned = rotation.turn(g, bases)
-        average = numerics.lerp(slots["mu"], g, h["b1"])
-        mu = jnp.where(opening, slots["mu"], average)
+        mu = jnp.where(opening, slots["mu"], numerics.lerp(slots["mu"], turned, h["b1"]))
         nu = jnp.where(opening, slots["nu"], numerics.lerp(slots["nu"], numerics.abs_square(turned), h["b2"]))
-        step = numerics.divide(rotation.turn(mu, bases), numerics.sqrt(nu) + h["eps"])
-        out = jnp.where(opening, 0, rotation.turn(step, bases, back=True))
+        out = jnp.where(opening, 0, rotation.turn(numerics.divide(mu, numerics.sqrt(nu) + h["eps"]), bases, back=True))
         if bases:
             axes = rotation.axes(g.shape)
             grams = [numerics.lerp(m, gram(g, i), h["shampoo"]) for i, m in zip(axes, grams, strict=True)]
-            same = lambda grams, bases, nu: (bases, nu)
             which = jnp.where(opening, 1, jnp.where((seen.t - 1) % every == 0, 2, 0))
-            bases, nu = jax.lax.switch(which, [same, first, renewed], grams, bases, nu)
+            bases, mu, nu = jax.lax.switch(which, [same, first, renewed], grams, bases, mu, nu)
         return out * h["correct"], {
             "mu": mu,
             "nu": nu,

@@ -56,6 +56,8 @@ def ema(
     >>> print(tx.update(g, tx.init(g))[0]["w"])
     [0.1 0.1]
     """
+    if of is not None and not (hasattr(of, "reduce") and hasattr(of, "expand")):
+        raise TypeError(f"of must be a projection, such as adamx.projections.factored(), not {of!r:.60}.")
     raised, real = _raised(power), real or power == 2
     added = not (numerics.is_number(plus) and plus == 0)
 
@@ -118,11 +120,12 @@ def power_decay(rate: Scalar, offset: Scalar = 0.0, most: Scalar = 1.0) -> Deriv
 
     Args:
       rate: above 0; the paper has 0.8.
-      offset: steps taken before, as when fine-tuning.
+      offset: steps after which it starts; until then it is 0. Negative for steps taken before.
       most: the largest decay.
     """
-    gap = lambda t, rate, offset, most: jnp.maximum(jnp.exp(-rate * jnp.log(t - offset)), 1 - most)
-    f = lambda t, rate, offset, most: jnp.minimum(-jnp.expm1(-rate * jnp.log(t - offset)), most)
+    age = lambda t, offset: jnp.log(jnp.maximum(t - offset, 1))
+    gap = lambda t, rate, offset, most: jnp.maximum(jnp.exp(-rate * age(t, offset)), 1 - most)
+    f = lambda t, rate, offset, most: jnp.minimum(-jnp.expm1(-rate * age(t, offset)), most)
     return Derived(f, hyper.above_zero("decay_rate", rate), hyper.finite("offset", offset), most, gap=gap)
 
 

@@ -30,7 +30,7 @@ class Pooled:
         if self.axes == "inputs":
             return tuple(range(ndim - 1))
         axes = (self.axes,) if isinstance(self.axes, int) else self.axes
-        return tuple(int(a) for a in axes if -ndim <= int(a) < ndim)
+        return tuple({int(a) % ndim for a in axes if -ndim <= int(a) < ndim})
 
     def reduce(self, x: Array) -> dict[str, Array]:
         """The mean or sum over the axes, which stay with length 1; 0 where there is nothing."""
@@ -52,7 +52,8 @@ def pooled(axes: Axes = None) -> Pooled:
 
     Kept: float32, of the leaf's rank, with length 1 along `axes`.
     """
-    if isinstance(axes, str) and axes != "inputs":
+    many = () if axes is None or axes == "inputs" else (axes,) if isinstance(axes, (int, float, str)) else tuple(axes)
+    if any(isinstance(a, bool) or not isinstance(a, int) for a in many):
         raise ValueError(f"axes must be whole numbers, None or 'inputs', but is {axes!r}.")
     return Pooled(axes, total=False)
 
@@ -78,6 +79,8 @@ class Factored:
         elif self.axes == "largest":  # ties go to the later axis, as in a stable sort
             row, col = sorted(range(len(shape)), key=lambda i: shape[i])[-2:]
         else:
+            if not all(-len(shape) <= int(a) < len(shape) for a in self.axes):
+                return None
             row, col = (int(a) % len(shape) for a in self.axes)
         return (row, col) if min(shape[row], shape[col]) >= self.least else None
 
@@ -124,4 +127,10 @@ def factored(
     """
     if axes not in ("last", "largest") and not (isinstance(axes, tuple) and len(axes) == 2):
         raise ValueError(f"axes must be 'last', 'largest' or a pair of axes, but is {axes!r}.")
+    if isinstance(axes, tuple) and (not all(type(a) is int for a in axes) or axes[0] == axes[1]):
+        raise ValueError(f"the two axes must be different whole numbers, but are {axes!r}.")
+    if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 1:
+        raise ValueError(f"the least size to factor must be a whole number above 0, but is {min_size!r}.")
+    if rest not in ("whole", "nothing"):
+        raise ValueError(f"rest must be 'whole' or 'nothing', but is {rest!r}.")
     return Factored(axes, min_size, floor, rest)

@@ -325,13 +325,20 @@ def bounded(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
     return jnp.clip(divide(h["rate"], numerics.sqrt(nu) + h["eps"]), h["low"], h["high"]) * mu
 
 
-def bounds(final_lr: Scalar, gamma: Scalar, learning_rate: Scalar, base_lr: Scalar) -> tuple[Derived, Derived]:
-    """AdaBound's (low, high), final_lr lr_t / base_lr times 1 - 1 / (gamma t + 1) and 1 + 1 / (gamma t)."""
-    final = lambda final_lr, lr, base: final_lr * divide(jnp.asarray(lr), jnp.asarray(base))
-    low = lambda t, f, gamma, lr, base: final(f, lr, base) * (gamma * t / (gamma * t + 1))
-    high = lambda t, f, gamma, lr, base: final(f, lr, base) * (1 + 1 / (gamma * t))
-    args = (above_zero("final_lr", final_lr), above_zero("gamma", gamma), finite("lr", learning_rate), base_lr)
-    return Derived(low, *args), Derived(high, *args)
+def bounds(final_lr: Scalar, gamma: Scalar, learning_rate: Scalar, base_lr: Scalar | None) -> tuple[Scalar, Scalar]:
+    """AdaBound's (low, high), final_lr lr_t / base_lr times 1 - 1 / (gamma t + 1) and 1 + 1 / (gamma t).
+
+    Raises:
+      ValueError: if learning_rate is a schedule and base_lr is left out, or a number is not above 0.
+    """
+    if base_lr is None and callable(learning_rate):
+        raise ValueError("with a scheduled learning_rate, base_lr must say at which rate final_lr is meant.")
+    share = lambda lr, base: 1.0 if base_lr is None else divide(jnp.asarray(lr), jnp.asarray(base))
+    low = lambda t, f, gamma, lr, base: f * share(lr, base) * (gamma * t / (gamma * t + 1))
+    high = lambda t, f, gamma, lr, base: f * share(lr, base) * (1 + 1 / (gamma * t))
+    args = (above_zero("final_lr", final_lr), above_zero("gamma", gamma), finite("learning_rate", learning_rate))
+    base = 1.0 if base_lr is None else above_zero("base_lr", base_lr)
+    return Derived(low, *args, base), Derived(high, *args, base)
 
 
 def adam_rate(learning_rate: Scalar, b1: Scalar, b2: Scalar) -> Derived:

@@ -18,7 +18,8 @@ def by_leaf(choose: Callable[[PyTree], Sequence[int]], *txs: Transformation) -> 
     """One transformation in which each leaf runs one of several chains, under one step count and one tree a moment.
 
     A moment that a leaf's chain does not keep is a single number there. What a chain asks of the whole tree (a global
-    norm) it asks of all leaves, its own or not.
+    norm) it asks of the leaves whose chains ask too, the first time with the first, and so on: chains that clip share
+    one norm, and leaves that are frozen or not clipped do not count in it.
 
     Args:
       choose: params -> for each leaf, in the order of `tree.flatten`, the position of its chain.
@@ -106,7 +107,15 @@ def _joined(choose: Callable[[PyTree], Sequence[int]], parts: tuple[Part, ...]) 
         return part.slots[name](p, label[1]) if part.labels else part.slots[name](p)
 
     def ask(h: Any, whole: Whole) -> list[Any]:
-        return [part.ask(h[k], whole) if part.ask else None for k, part in enumerate(parts)]
+        asks = [i for i, label in enumerate(whole.labels) if parts[label[0]].ask]  # pyright: ignore[reportIndexIssue]
+        pick = lambda leaves: [leaves[i] for i in asks]
+        own = whole._replace(
+            grads=pick(whole.grads),
+            params=pick(whole.params),
+            slots={name: pick(leaves) for name, leaves in whole.slots.items()},
+            labels=pick(whole.labels),
+        )
+        return [part.ask(h[k], own) if part.ask else None for k, part in enumerate(parts)]
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         k, label = seen.label  # pyright: ignore[reportGeneralTypeIssues]

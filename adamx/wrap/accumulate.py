@@ -1,9 +1,11 @@
 """Several gradients to one step, without a place to add them up."""
 
 from adamx.ground import tree
+from adamx.ground.hyper import method
 from adamx.ground.transform import Part, Transformation, check_transformation, lift
 
 
+@method
 def accumulate(tx: Transformation, every: int) -> Transformation:
     """One step for every so many gradients, each added straight into the moments: no buffer of gradients.
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
 from adamx.ground import hyper, numerics, tree
-from adamx.ground.hyper import Derived, Scalar
+from adamx.ground.hyper import Derived, Scalar, method
 from adamx.ground.transform import (
     Part,
     Seen,
@@ -24,6 +25,7 @@ from adamx.ground.transform import (
 )
 
 
+@method
 def schedule_free(
     tx: optax.GradientTransformation,
     learning_rate: Scalar,
@@ -55,7 +57,7 @@ def schedule_free(
 
     References: Defazio et al., The Road Less Scheduled, NeurIPS 2024, Algorithm 1 (arXiv:2405.15682).
     """
-    check_transformation(tx, "schedule_free")
+    _check(tx, "schedule_free")
     hyper.decay("b1", b1)
     hypers = {
         "lr": hyper.finite("learning_rate", learning_rate),
@@ -94,7 +96,7 @@ def schedule_free_eval_params(state: PyTree, params: PyTree) -> PyTree:
       ValueError: if there is no schedule-free state in it.
     """
     kept = _only(state, "z", "schedule_free")
-    to_x = kept.scalars["to_x"]
+    to_x = jax.tree.leaves(kept.scalars["to_x"])[0]  # Flax keeps it in a variable
 
     def x(y: Array, z: Array) -> Array:
         b = jnp.where(to_x > 0, to_x, 1).astype(y.real.dtype)
@@ -103,17 +105,18 @@ def schedule_free_eval_params(state: PyTree, params: PyTree) -> PyTree:
     return each_leaf(x, params, _aligned(params, kept.moments["z"]))
 
 
+@method
 def lookahead(tx: optax.GradientTransformation, sync_period: int = 6, slow_step_size: Scalar = 0.5) -> Transformation:
     """Any method, taken back every few steps to a point between where it was and where it went.
 
     Every sync_period steps, slow <- slow + slow_step_size (p - slow) and p <- slow. The method's own state goes on.
 
     Args:
-      tx: any optax transformation that puts out updates.
+      tx: any optax transformation that puts out updates, at every gradient (`MultiSteps` goes around, not inside).
       sync_period: steps between two synchronisations, a whole number above 0.
       slow_step_size: how far slow weights go, in [0, 1].
 
-    State: tx's, slow: float32[params]; 4 bytes a parameter.
+    State: tx's, slow_params: float32[params]; 4 bytes a parameter.
     Differs from optax: parameters are plain parameters, not pairs; slow ones are in the state, :func:`slow_params`.
 
     Raises:
@@ -121,18 +124,18 @@ def lookahead(tx: optax.GradientTransformation, sync_period: int = 6, slow_step_
 
     References: Zhang, Lucas, Hinton & Ba, NeurIPS 2019, Algorithm 1 (arXiv:1907.08610).
     """
-    check_transformation(tx, "lookahead")
+    _check(tx, "lookahead")
     if isinstance(sync_period, bool) or not isinstance(sync_period, int) or sync_period < 1:
         raise ValueError(f"sync_period must be a whole number above 0, but is {sync_period!r}.")
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        slow = slots["slow"]
+        slow = slots["slow_params"]
         new = slow + h["step"] * (p + g - slow)
         sync = seen.t % sync_period == 0
-        return jnp.where(sync, new - p, g), {"slow": jnp.where(sync, new, slow)}
+        return jnp.where(sync, new - p, g), {"slow_params": jnp.where(sync, new, slow)}
 
     hypers = {"step": hyper.share("slow_step_size", slow_step_size)}
-    return chain(tx, lift(Part("lookahead", update, {"slow": copied}, hypers, needs_params=True)))
+    return chain(tx, lift(Part("lookahead", update, {"slow_params": copied}, hypers, needs_params=True)))
 
 
 def slow_params(state: PyTree, params: PyTree) -> PyTree:
@@ -141,10 +144,11 @@ def slow_params(state: PyTree, params: PyTree) -> PyTree:
     Raises:
       ValueError: if there is no lookahead state in `state`.
     """
-    slow = _only(state, "slow", "lookahead").moments["slow"]
+    slow = _only(state, "slow_params", "lookahead").moments["slow_params"]
     return each_leaf(lambda p, slow: slow, params, _aligned(params, slow))
 
 
+@method
 def ema_of_params(tx: optax.GradientTransformation, decay: Scalar = 0.999, *, warm: bool = False) -> Transformation:
     """Any method, and beside it the exponential moving average of the parameters, for :func:`averaged_params`.
 
@@ -155,18 +159,20 @@ def ema_of_params(tx: optax.GradientTransformation, decay: Scalar = 0.999, *, wa
       decay: share of the average kept a step, in [0, 1).
       warm: use min(decay, (1 + t) / (10 + t)), so that the start is forgotten sooner.
 
-    State: tx's, average: float32[params]; 4 bytes a parameter.
+    State: tx's, averaged_params: float32[params]; 4 bytes a parameter.
 
     References: Polyak & Juditsky 1992; the warm decay as in TensorFlow's ExponentialMovingAverage.
     """
-    check_transformation(tx, "ema_of_params")
+    _check(tx, "ema_of_params")
     b = hyper.decay("decay", decay)
     kept = Derived(lambda t, b: jnp.minimum(b, (1 + t) / (10 + t)), b) if warm else b
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
-        return g, {"average": numerics.lerp(slots["average"], p + g, h["decay"])}
+        return g, {"averaged_params": numerics.lerp(slots["averaged_params"], p + g, h["decay"])}
 
-    return chain(tx, lift(Part("ema_of_params", update, {"average": copied}, {"decay": kept}, needs_params=True)))
+    return chain(
+        tx, lift(Part("ema_of_params", update, {"averaged_params": copied}, {"decay": kept}, needs_params=True))
+    )
 
 
 def averaged_params(state: PyTree, params: PyTree) -> PyTree:
@@ -175,8 +181,17 @@ def averaged_params(state: PyTree, params: PyTree) -> PyTree:
     Raises:
       ValueError: if there is no such average in `state`.
     """
-    average = _only(state, "average", "ema_of_params").moments["average"]
+    average = _only(state, "averaged_params", "ema_of_params").moments["averaged_params"]
     return each_leaf(lambda p, average: average, params, _aligned(params, average))
+
+
+def _check(tx: Any, who: str) -> None:
+    check_transformation(tx, who)
+    if getattr(tx, "every", 1) > 1:
+        raise ValueError(
+            f"{who} counts a step at every update, but this method takes {tx.every} gradients to one; write"
+            f" optax.MultiSteps({who}(...), {tx.every})."
+        )
 
 
 def _aligned(params: PyTree, moment: PyTree) -> PyTree:

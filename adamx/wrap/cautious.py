@@ -6,16 +6,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from adamx.ground.hyper import above_zero
+from adamx.ground.hyper import Scalar, above_zero, constant, method
 from adamx.ground.transform import Transformation, check_transformation, each_leaf
 
 
+@method
 def cautious(
     tx: optax.GradientTransformation,
     *,
     of: Literal["update", "direction"] = "update",
     rescale: Literal["mean", "count"] = "mean",
-    floor: float = 1e-3,
+    floor: Scalar = 1e-3,
 ) -> Transformation:
     """Of every update, only those elements that go against the present gradient; the rest stays where it is.
 
@@ -48,7 +49,7 @@ def cautious(
     check_transformation(tx, "cautious")
     if of not in ("update", "direction") or rescale not in ("mean", "count"):
         raise ValueError(f"of is 'update' or 'direction' and rescale 'mean' or 'count', but got {of!r}, {rescale!r}.")
-    above_zero("floor", floor)
+    least: Any = above_zero("floor", constant("floor", floor))
     inner = optax.with_extra_args_support(tx)
 
     def masked(u: Array, g: Array) -> Array:
@@ -56,10 +57,10 @@ def cautious(
         kept = (along < 0 if of == "update" else along > 0).astype(along.dtype)
         if rescale == "count":
             return u * kept * (u.size / (jnp.sum(kept) + 1))
-        return u * kept / jnp.maximum(jnp.mean(kept) if u.size else 1.0, floor)
+        return u * kept / jnp.maximum(jnp.mean(kept) if u.size else 1.0, least)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         out, state = inner.update(updates, state, params, **extra)
         return each_leaf(masked, out, updates), state
 
-    return Transformation(inner.init, update)
+    return Transformation(inner.init, update, every=getattr(tx, "every", 1))

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int32, PyTree
 
 from adamx.ground import hyper, numerics, tree
-from adamx.ground.hyper import Scalar
+from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, check_transformation
 
 
@@ -28,6 +28,7 @@ class GaloreState(NamedTuple):
     inner: PyTree
 
 
+@method
 def galore(
     tx: optax.GradientTransformation,
     rank: int = 128,
@@ -61,6 +62,12 @@ def galore(
     for name, n in (("rank", rank), ("update_proj_gap", update_proj_gap)):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"{name} must be a whole number above 0, but is {n!r}.")
+    every = getattr(tx, "every", 1)
+    if every > 1:
+        raise ValueError(
+            f"galore may change its basis at every update, but this method takes {every} gradients to a step; write"
+            f" optax.MultiSteps(galore(...), {every})."
+        )
     readers = [part.name for part in getattr(tx, "parts", None) or () if part.needs_params]
     if readers:
         raise ValueError(
@@ -84,13 +91,16 @@ def galore(
                 bases.append(None if x is None else jnp.zeros((1,) * np.ndim(x), numerics.real_dtype()))
                 continue
             short = 0 if x.shape[0] <= x.shape[1] else 1
-            small.append(jax.lax.slice_in_dim(x, 0, rank, axis=short))
             dtype = numerics.like(x.dtype, numerics.real_dtype(x.dtype))
+            small.append(jax.lax.slice_in_dim(x, 0, rank, axis=short).astype(dtype))
             bases.append(jnp.zeros((x.shape[short], rank), dtype))
-        return GaloreState(jnp.zeros((), jnp.int32), treedef.unflatten(bases), inner.init(treedef.unflatten(small)))
+        low = treedef.unflatten(small)
+        state = inner.init(low)
+        if any(x is not y for x, y in zip(small, leaves, strict=True)):
+            _check_reads(inner, low, state)
+        return GaloreState(jnp.zeros((), jnp.int32), treedef.unflatten(bases), state)
 
     def update(updates: PyTree, state: GaloreState, params: PyTree = None, **extra: Any) -> tuple[PyTree, GaloreState]:
-        del params
         gs, treedef = tree.flatten(updates)
         lows, bases = chosen(updates), treedef.flatten_up_to(state.bases)
         renew = state.count % update_proj_gap == 0
@@ -99,17 +109,31 @@ def galore(
             if low:
                 wide = _upright(gs[i].astype(bases[i].dtype))
                 bases[i] = jax.lax.cond(renew, _singular, lambda g, basis: basis, wide, bases[i])
-                small[i] = _upright(jnp.conj(bases[i].T) @ wide, gs[i].shape).astype(gs[i].dtype)
+                small[i] = _upright(jnp.conj(bases[i].T) @ wide, gs[i].shape)
         out, after = inner.update(treedef.unflatten(small), state.inner, None, **extra)
         us = treedef.flatten_up_to(out)
+        ps = [None] * len(us) if params is None else treedef.flatten_up_to(params)
         step = hyper.resolve(factor, state.count, state.count + 1, numerics.real_dtype())
         for i, low in enumerate(lows):
+            if getattr(us[i], "dtype", None) == jax.dtypes.float0 and ps[i] is not None:
+                us[i] = jnp.zeros_like(ps[i])  # what apply_updates can add to an integer
             if low:
-                u = _upright(us[i].astype(bases[i].dtype), gs[i].shape)
+                u = _upright(us[i], gs[i].shape)
                 us[i] = _upright(step * (bases[i] @ u), gs[i].shape).astype(gs[i].dtype)
         return treedef.unflatten(us), GaloreState(numerics.increment(state.count), treedef.unflatten(bases), after)
 
     return Transformation(init, update)
+
+
+def _check_reads(inner: optax.GradientTransformationExtraArgs, low: PyTree, state: PyTree) -> None:
+    """Raise galore's sentence at init where the wrapped transformation cannot do without parameters."""
+    try:
+        jax.eval_shape(lambda g, s: inner.update(g, s, None), low, state)
+    except Exception as error:
+        raise ValueError(
+            "galore projects gradients only and hands on no parameters, without which this method does not run; put"
+            f" what reads them behind, as in chain(galore(adam(lr)), decay_after(lr, weight_decay)). It says: {error}"
+        ) from error
 
 
 def _is_matrix(x: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import Scalar, finite, product
+from adamx.ground.hyper import Scalar, at_least_zero, product
 from adamx.ground.transform import Part, Transformation, lift
 from adamx.parts.select import by_leaf
 
@@ -58,6 +58,12 @@ def param_groups(factory: Callable[..., Transformation], groups: Sequence[Group]
     """
     if not groups:
         raise ValueError("param_groups needs at least one (pattern, settings), such as ('*bias', {'weight_decay': 0}).")
+    for group in groups:
+        pair = isinstance(group, (tuple, list)) and len(group) == 2
+        if isinstance(groups, (str, Mapping)) or not (
+            pair and isinstance(group[0], str) and isinstance(group[1], Mapping)
+        ):
+            raise TypeError(f"a group is a pair of a pattern and its settings, ('*bias', {{...}}), not {group!r:.60}.")
     patterns = [pattern for pattern, _ in groups]
     txs = [_made(factory, shared, settings, pattern) for pattern, settings in groups] + [factory(**shared)]
 
@@ -73,7 +79,10 @@ def param_groups(factory: Callable[..., Transformation], groups: Sequence[Group]
 
 def _made(factory: Callable[..., Transformation], shared: Mapping[str, Any], settings: Mapping[str, Any], pattern: str):
     own = dict(settings)
-    if own.pop("freeze", False):
+    freeze = own.pop("freeze", False)
+    if not isinstance(freeze, bool):
+        raise TypeError(f"freeze of the group {pattern!r} must be True or False, not {freeze!r}.")
+    if freeze:
         if own:
             raise ValueError(f"the group {pattern!r} is frozen, so {tree.some(sorted(own))} would do nothing.")
         return lift(Part("freeze", lambda h, g, slots, p, seen: (jnp.full_like(g, numerics.NO_CHANGE), slots)))
@@ -81,7 +90,7 @@ def _made(factory: Callable[..., Transformation], shared: Mapping[str, Any], set
     if mult is not None:
         if "learning_rate" in own or "learning_rate" not in shared:
             raise ValueError(f"lr_mult of the group {pattern!r} multiplies the shared learning_rate: give that one.")
-        own["learning_rate"] = _times(shared["learning_rate"], finite("lr_mult", mult))
+        own["learning_rate"] = _times(shared["learning_rate"], at_least_zero("lr_mult", mult))
     return factory(**{**shared, **own})
 
 
@@ -122,7 +131,7 @@ def layerwise_lr_decay(layers: Sequence[str], decay: float) -> list[Group]:
     >>> layerwise_lr_decay(["embed", "block*", "head"], 0.5)
     [('embed', {'lr_mult': 0.25}), ('block*', {'lr_mult': 0.5}), ('head', {'lr_mult': 1.0})]
     """
-    if not layers:
+    if not layers or isinstance(layers, str):
         raise ValueError("layerwise_lr_decay needs the patterns of the layers, from the input to the output.")
     if not 0 < decay < float("inf"):
         raise ValueError(f"decay must be above 0, but is {decay!r}.")

@@ -99,7 +99,7 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
             state.limit,
         )
 
-    return Transformation(init, update)
+    return Transformation(init, update, every=getattr(tx, "every", 1))
 
 
 def _is_whole(n: Any) -> bool:
