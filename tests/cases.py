@@ -78,6 +78,7 @@ class Case(NamedTuple):
         are always the same have a null space whose basis is rounding: the oracle itself moves by a fifth of a step when
         its gradients change by 1e-15.
       shape: of the leaf that the oracle is compared on.
+      linear: whether its update is a multiple of the learning rate.
       reduces: over a leaf or the tree (a norm, a mean, a product of matrices), so that sums may round otherwise where
         leaves are sharded, and a device that sees its shard only sees another norm.
       starts_moving: its first moment does not start at 0, so that a gradient of 0 moves it too.
@@ -95,6 +96,7 @@ class Case(NamedTuple):
     wide: bool = False
     ill_posed: tuple[str, ...] = ()
     shape: tuple[int, ...] = (128,)
+    linear: bool = True
     reduces: bool = False
     starts_moving: bool = False
     smaller: tuple[str, ...] = ()
@@ -142,10 +144,10 @@ METHODS = [
     Case("radam-b2", adamx.radam, {"b2": 0.9, "eps": 1e-3, "eps_root": 1e-3, "threshold": 4.0}, radam, ("mu", "nu")),
     Case("radam-nesterov", adamx.radam, {"b2": 0.99, "nesterov": True}, radam, ("mu", "nu")),
     Case("adamaxw", adamx.adamaxw, {"weight_decay": 0.1}, adamaxw, ("mu", "nu")),
-    Case("adamc", adamx.adamc, {"weight_decay": 0.1, "max_lr": 0.02}, adamc, ("mu", "nu")),
+    Case("adamc", adamx.adamc, {"weight_decay": 0.1, "max_lr": 0.02}, adamc, ("mu", "nu"), linear=False),
     Case("laprop", adamx.laprop, {}, laprop, ("mu", "nu"), scalars=("rate_mean",)),
     Case("laprop-decayed", adamx.laprop, {"eps": 1e-8, "weight_decay": 0.1}, laprop, ("mu", "nu"),
-         scalars=("rate_mean",)),
+         scalars=("rate_mean",), linear=False),
     Case("adopt", adamx.adopt, {}, adopt, ("mu", "nu")),
     Case("adopt-nesterov", adamx.adopt, {"nesterov": True, "use_clipping": False}, adopt, ("mu", "nu")),
     Case("ademamix", adamx.ademamix, {"b3": 0.99, "weight_decay": 0.1}, ademamix, ("mu", "nu", "slow")),
@@ -153,7 +155,7 @@ METHODS = [
          ("mu", "nu")),
     Case("adan", adamx.adan, {"weight_decay": 0.1}, adan, ("diff", "mu", "nu", "vel")),
     Case("adan-proximal", adamx.adan, {"eps_root": 0.0, "weight_decay": 0.1, "proximal": True}, adan,
-         ("diff", "mu", "nu", "vel")),
+         ("diff", "mu", "nu", "vel"), linear=False),
     Case("acprop", adamx.acprop, {"weight_decay": 0.1}, acprop, ("mu", "nu")),
     Case("adapnm", adamx.adapnm, {"weight_decay": 0.1}, adapnm, ("mu", "mu_even", "nu", "nu_peak")),
     Case("adapnm-plain", adamx.adapnm, {"b3": 0.5, "amsgrad": False}, adapnm, ("mu", "mu_even", "nu")),
@@ -172,12 +174,14 @@ METHODS = [
     Case("signum", adamx.signum, {}, signum, ("mu",)),
     Case("lamb", adamx.lamb, {"weight_decay": 0.1}, lamb, ("mu", "nu"), reduces=True),
     Case("novograd", adamx.novograd, {"weight_decay": 0.1}, novograd, ("mu", "nu"), smaller=("nu",), reduces=True),
-    Case("adamp", adamx.adamp, {"weight_decay": 0.1}, adamp, ("mu", "nu"), shape=(16, 8), reduces=True),
-    Case("adamp-nesterov", adamx.adamp, {"delta": 2.0, "nesterov": True}, adamp, ("mu", "nu"), shape=(16, 8),
+    Case("adamp", adamx.adamp, {"weight_decay": 0.1, "channel": 0}, adamp, ("mu", "nu"), {"weight_decay": 0.1},
+         shape=(16, 8), reduces=True),
+    Case("adamp-nesterov", adamx.adamp, {"delta": 2.0, "nesterov": True, "channel": 0}, adamp, ("mu", "nu"),
+         {"delta": 2.0, "nesterov": True}, shape=(16, 8),
          reduces=True),
     Case("stable_adamw", adamx.stable_adamw, {"weight_decay": 0.1}, stable_adamw, ("mu", "nu"), reduces=True),
     Case("mars", adamx.mars, {"weight_decay": 0.1}, mars, ("diff", "mu", "nu"), reduces=True),
-    Case("madgrad", adamx.madgrad, {}, madgrad, ("mu", "nu", "origin"), ulps=64),
+    Case("madgrad", adamx.madgrad, {}, madgrad, ("mu", "nu", "origin"), ulps=64, linear=False),
     Case("adafactor", adamx.adafactor, {"min_dim_size_to_factor": 2}, adafactor, ("nu", "nu_col"), shape=(16, 8),
          smaller=("nu", "nu_col"), reduces=True),
     Case("adafactor-whole", adamx.adafactor, {"factored": False}, adafactor, ("nu",), {}, reduces=True),
@@ -313,6 +317,7 @@ each_merged = _parametrize(MERGED, kind_of)
 each_shaped_kind = _parametrize([c for c in ALL if True not in kind_of(c)[3]], kind_of)
 ELEMENTWISE = [c for c in METHODS if True not in kind_of(c)[3] and not c.reduces]
 each_elementwise_kind = _parametrize(ELEMENTWISE, kind_of)
+each_linear_kind = _parametrize([c for c in ELEMENTWISE if c.linear], kind_of)
 each_reducing = _parametrize([c for c in METHODS if c.reduces], lambda c: len(c.moments) if c.smaller else "whole")
 LAYOUTS = [row.values[0] for row in _rows(ELEMENTWISE, kind_of) if not row.marks]
 each_layout = pytest.mark.parametrize("case", LAYOUTS, ids=lambda c: c.name)

@@ -41,7 +41,6 @@ def adam(
     Raises:
       ValueError: if b1 or b2 is a number outside [0, 1), or eps or eps_root a negative one.
       TypeError: if mu_dtype or nesterov is given.
-    Differs from optax: nothing to write; moments and bias corrections are float32 whatever the parameters are.
     Differs from PyTorch: its learning rate defaults to 1e-3; the numbers are the same.
     References: Kingma & Ba, Adam: A Method for Stochastic Optimization, ICLR 2015, Algorithm 1 (arXiv:1412.6980).
 

@@ -18,17 +18,17 @@ def adamp(
     delta: Scalar = 0.1,
     wd_ratio: Scalar = 0.1,
     nesterov: bool = False,
+    channel: int = -1,
 ) -> Transformation:
     r"""Adam that takes the radial part off its step wherever a normalisation makes it useless.
 
-    As :func:`adam`, except (changed lines marked; rows of a leaf first, then the whole):
+    As :func:`adam`, except (changed lines marked; each output's weights first, then the whole leaf):
 
       > d_t = m_t / (sqrt(v̂_t) + eps)
       > d_t = d_t - n (n . d_t), n = p / ||p||,   where max |cos(g_t, p)| < delta / sqrt(width)
       > u_t = -lr (d_t / (1 - b1^t) + weight_decay p),   weight_decay times wd_ratio where projected
 
-    Use it for networks with batch or layer normalisation and momentum; it fails to do anything for others. Leaves are
-    seen as (d_0, rest), PyTorch's layout.
+    Use it for networks with batch or layer normalisation and momentum; it fails to do anything for others.
 
     Args:
       learning_rate, b1, b2, eps: as :func:`adam`.
@@ -36,13 +36,14 @@ def adamp(
       delta: the cosine, times the root of the width, under which a leaf counts as scale-invariant.
       wd_ratio: what is left of the decay there.
       nesterov: b1 m_t + (1 - b1) g_t in place of m_t.
+      channel: the axis of outputs: the last of Flax kernels, 0 in PyTorch, whose authors' runs have it so.
 
     State: mu, nu: float32[params]; 8 bytes a parameter.
     References: Heo et al., ICLR 2021, Algorithm 2 (arXiv:2006.08217).
     """
 
     def decayed(decay: Scalar) -> Transformation:
-        rule = rules.tangential(decay, delta, wd_ratio, eps, b1 if nesterov else 1.0, rules.bias(b1))
+        rule = rules.tangential(decay, delta, wd_ratio, eps, b1 if nesterov else 1.0, rules.bias(b1), channel)
         return links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, 2, debias=True))
 
     return chain(select.with_decay(decayed, weight_decay, mask), links.scale_by_lr(learning_rate))

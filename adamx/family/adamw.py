@@ -32,8 +32,7 @@ def adamw(
     weights with large gradients. It fails to keep norm scales and biases useful: mask them out.
 
     Args:
-      learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
-      mu_dtype: not taken; write `store_state(adamw(...), mu=dtype)`.
+      learning_rate, b1, b2, eps, eps_root, mu_dtype: as :func:`adam`.
       weight_decay: share of p lost a step, per unit of learning rate (see base_lr).
       mask: which leaves decay: glob patterns over leaf names ("*kernel"), a tree of bools, or a function of the
         parameters that returns one; all when left out.

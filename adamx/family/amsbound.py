@@ -33,8 +33,8 @@ def amsbound(
       final_lr: the learning rate of the SGD that it becomes, in parameter per gradient units.
       gamma: how fast the bounds close, above 0.
       eps: added to the raw root, in gradient units.
-      base_lr: the learning rate at which final_lr is meant; learning_rate itself when left out, which then must
-        not be a schedule.
+      base_lr: the learning rate at which final_lr is meant; learning_rate itself when left out, which then
+        must not be a schedule, nor one that is injected.
 
     State: mu, nu, nu_peak: float32[params]; 12 bytes a parameter.
     References: Luo, Xiong, Liu & Sun, ICLR 2019, Algorithm 3 (arXiv:1902.09843).

@@ -35,8 +35,7 @@ def amsgrad(
     - `bias_correction_mu=False, bias_correction_nu=False` is the paper's Algorithm 2: no corrections.
 
     Args:
-      learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
-      mu_dtype: not taken; write `store_state(amsgrad(...), mu=dtype)`.
+      learning_rate, b1, b2, eps, eps_root, mu_dtype: as :func:`adam`.
       bias_correction_mu: whether m is corrected.
       bias_correction_nu: whether v is corrected.
       peak_of: which second moment the maximum is taken of; nothing to choose without its correction.

@@ -2,6 +2,7 @@
 
 from adamx.ground.hyper import Scalar, Told, method, product
 from adamx.ground.transform import Transformation, chain
+from adamx.ground.tree import Mask
 from adamx.parts import distance, links, moments, rules
 
 
@@ -13,6 +14,7 @@ def dadapt_adam(
     estim_lr0: Scalar = 1e-6,
     weight_decay: Scalar = 0.0,
     *,
+    mask: Mask | None = None,
     growth_rate: Scalar = float("inf"),
     bias_correction: bool = True,
 ) -> Transformation:
@@ -35,7 +37,7 @@ def dadapt_adam(
       betas: (b1, b2) as :func:`adam`.
       eps: added to the raw root, in gradient units.
       estim_lr0: d_0, the first estimate, in parameter units.
-      weight_decay: as :func:`adamw`.
+      weight_decay, mask: as :func:`adamw`.
       growth_rate: the largest factor by which d may grow in a step.
       bias_correction: whether a_t has Adam's corrections; the authors' default is not.
 
@@ -46,4 +48,4 @@ def dadapt_adam(
     found = distance.dadapt_distance(learning_rate, betas, eps, estim_lr0, growth_rate, bias_correction)
     mu = chain(links.scale(Told("rate")), moments.ema(b1))
     average = links.scale_by_moments(rules.ratio(eps), mu=mu, nu=moments.ema(b2, 2))
-    return chain(found, average, links.descend(Told("moves"), product(Told("rate"), weight_decay)))
+    return chain(found, average, links.descend(Told("moves"), product(Told("rate"), weight_decay), mask))

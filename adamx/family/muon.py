@@ -41,8 +41,7 @@ def muon(
       eps: added to the norm before the iteration.
       weight_decay, mask: as :func:`adamw`, for matrices.
       matrices: which leaves are treated so, of those with two axes: patterns, a tree or a function; all when left out.
-      adam_learning_rate: for the rest; learning_rate when left out.
-      adam_b1, adam_b2, adam_eps, adam_weight_decay: as :func:`adamw`.
+      adam_learning_rate, ...: of :func:`adamw` for the rest; the first is learning_rate when left out.
 
     State: mu: float32[params]; nu for the rest: 4 bytes a parameter of a matrix, 8 of others.
     References: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.

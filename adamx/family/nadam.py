@@ -34,8 +34,7 @@ def nadam(
     - MLCommons' and timm's simplified form has the weights b1 and 1 - b1 in `rules.nesterov_ratio`.
 
     Args:
-      learning_rate, b1, b2, eps, eps_root: as :func:`adam`.
-      mu_dtype: not taken; write `store_state(nadam(...), mu=dtype)`.
+      learning_rate, b1, b2, eps, eps_root, mu_dtype: as :func:`adam`.
       nesterov: True, as in optax; without it, write `adam(...)`.
       momentum_decay: psi of Dozat's schedule, at least 0; a constant momentum when left out. With a scheduled
         b1, products are powers of its present value.

@@ -32,8 +32,7 @@ def nadamw(
     Use it as :func:`adamw`; it fails where :func:`nadam` does.
 
     Args:
-      learning_rate, b1, b2, eps, eps_root, momentum_decay: as :func:`nadam`.
-      mu_dtype: not taken; write `store_state(nadamw(...), mu=dtype)`.
+      learning_rate, b1, b2, eps, eps_root, mu_dtype, momentum_decay: as :func:`nadam`.
       nesterov: True, as in optax; without it, write `adamw(...)`.
       weight_decay, mask, base_lr: as :func:`adamw`.
 

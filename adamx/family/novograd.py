@@ -2,6 +2,7 @@
 
 from adamx.ground.hyper import Scalar, method
 from adamx.ground.transform import Transformation, chain
+from adamx.ground.tree import Mask
 from adamx.parts import links, moments, projections, rules
 
 
@@ -13,6 +14,8 @@ def novograd(
     eps: Scalar = 1e-6,
     eps_root: Scalar = 0.0,
     weight_decay: Scalar = 0.0,
+    *,
+    mask: Mask | None = None,
 ) -> Transformation:
     r"""Momentum of gradients that are normalised leaf by leaf.
 
@@ -30,6 +33,7 @@ def novograd(
       b2: share of v kept a step, in [0, 1).
       eps, eps_root: beside and inside the root of the squared norm.
       weight_decay: share of p added to the normalised gradient, at least 0.
+      mask: which leaves decay, as in :func:`adamw`.
 
     State: nu: one number a leaf; mu: float32[params]; 4 bytes a parameter.
     References: Ginsburg et al. 2019, Algorithm 1 (arXiv:1905.11286).
@@ -37,7 +41,7 @@ def novograd(
     nu = moments.ema(moments.from_first(b2), 2, of=projections.total())
     return chain(
         links.scale_by_moments(rules.normalise(eps, eps_root), nu=nu),
-        links.descend(-1.0, weight_decay),
+        links.descend(-1.0, weight_decay, mask),
         links.scale_by_moments(mu=moments.trace(b1)),
         links.scale_by_lr(learning_rate),
     )

@@ -2,6 +2,7 @@
 
 from adamx.ground.hyper import Scalar, Told, method, product
 from adamx.ground.transform import Transformation, chain
+from adamx.ground.tree import Mask
 from adamx.parts import distance, links, moments, rules
 
 
@@ -16,6 +17,7 @@ def prodigy(
     weight_decay: Scalar = 0.0,
     safeguard_warmup: bool = False,
     *,
+    mask: Mask | None = None,
     growth_rate: Scalar = float("inf"),
     bias_correction: bool = True,
 ) -> Transformation:
@@ -25,7 +27,7 @@ def prodigy(
     over the whole tree):
 
       > r_t = b3 r_{t-1} + (d_t / d_0) a_t <g_t, p_0 - p>,   s_t = b3 s_{t-1} + (d_t / d_0) a_t g_t
-      > d_{t+1} = min(max(d_t, estim_lr_coef r_t / ||s_t||_1), growth_rate d_t)
+      > D_t = max(D_{t-1}, estim_lr_coef r_t / ||s_t||_1),   d_{t+1} = min(D_t, growth_rate d_t)
       > m_t = b1 m_{t-1} + (1 - b1) d_t g_t,   v_t = b2 v_{t-1} + (1 - b2) (d_t g_t)^2
       > u_t = -a_t (m_t / (sqrt(v_t) + d_{t+1} eps) + weight_decay p)
 
@@ -39,9 +41,9 @@ def prodigy(
       eps: as :func:`adam`.
       estim_lr0: d_0, the first estimate, in parameter units.
       estim_lr_coef: a factor on every estimate.
-      weight_decay: as :func:`adamw`.
+      weight_decay, mask: as :func:`adamw`.
       safeguard_warmup: leave the learning rate out of s.
-      growth_rate: the largest factor by which d may grow in a step.
+      growth_rate: the largest factor by which d may grow in a step, but for the first that it grows in.
       bias_correction: whether a_t has Adam's corrections; the authors' default is not.
 
     State: s, origin, mu, nu: float32[params], and four numbers; 16 bytes a parameter.
@@ -53,4 +55,4 @@ def prodigy(
     average = links.scale_by_moments(
         rules.ratio(product(Told("d"), eps)), mu=chain(scaled, moments.ema(b1)), nu=chain(scaled, moments.ema(b2, 2))
     )
-    return chain(found, average, links.descend(Told("rate"), weight_decay))
+    return chain(found, average, links.descend(Told("rate"), weight_decay, mask))

@@ -44,7 +44,6 @@ def rmsprop(
 
     Raises:
       ValueError: if a number is outside its range, or nesterov comes without momentum.
-    Differs from optax: which ignores nesterov without momentum.
     Differs from PyTorch: that is `rmsprop(lr, 0.99, eps_in_sqrt=False)`. Where rounding makes n_t - m_t^2 negative it
     counts as 0 here, and is NaN in optax and PyTorch.
     References: Tieleman & Hinton, lecture 6.5 of Neural Networks for Machine Learning, 2012; centred: Graves 2013,

@@ -350,8 +350,12 @@ def adam_rate(learning_rate: Scalar, b1: Scalar, b2: Scalar) -> Derived:
 @rule("partial", "eps", of_moments=True)
 def partially(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
     """Padam: mu / (sqrt(nu) + eps)^(2 partial)."""
-    root = numerics.sqrt(nu) + h["eps"]
-    return jnp.where(root == 0, 0, mu / jnp.where(root == 0, 1, root) ** (2 * h["partial"]))
+    root, power = numerics.sqrt(nu) + h["eps"], 2 * h["partial"]
+    if is_number(power) and power in (0.25, 0.5, 1.0):  # square roots, which compilers vectorise; powers they do not
+        for _ in range(round(-math.log2(power))):
+            root = numerics.sqrt(root)
+        return divide(mu, root)
+    return jnp.where(root == 0, 0, mu / jnp.where(root == 0, 1, root) ** power)
 
 
 @rule("nu1", "nu2", "eps")
@@ -414,32 +418,55 @@ def stable(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Arr
     return (divide(mu, root + h["eps"]) + h["weight_decay"] * p) / jnp.maximum(1, spread)
 
 
-@rule("weight_decay", "delta", "wd_ratio", "eps", "lookahead", "lead", needs_params=True)
-def tangential(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Array:
+def tangential(
+    weight_decay: Scalar,
+    delta: Scalar,
+    wd_ratio: Scalar,
+    eps: Scalar,
+    lookahead: Scalar,
+    lead: Scalar,
+    channel: int = -1,
+) -> Rule:
     """AdamP: lead u, without its part along p where g is nearly orthogonal to p, plus weight_decay p.
 
-    u = (b mu + (1 - b) g) / (sqrt(nu) + eps), b = lookahead, 1 for plain momentum. Rows (leaves seen as d_0 by the
-    rest) are tried first, then the whole leaf: where max |cos(g, p)| < delta / sqrt(width), u loses its part along p
-    and the decay is multiplied by wd_ratio.
+    u = (b mu + (1 - b) g) / (sqrt(nu) + eps), b = lookahead, 1 for plain momentum. Each output's weights are tried
+    first, then the whole leaf: where max |cos(g, p)| < delta / sqrt(width), u loses its part along p and the decay is
+    multiplied by wd_ratio. Vectors are left alone.
+
+    Args:
+      weight_decay, delta, wd_ratio, eps: as :func:`adamx.adamp`.
+      lookahead: b.
+      lead: the first moment's bias correction.
+      channel: the axis of outputs.
     """
-    u = divide(h["lookahead"] * mu + (1 - h["lookahead"]) * g, numerics.sqrt(nu) + h["eps"])
-    ratio: Any = 1
-    if g.ndim > 1 and g.size:
-        rows = lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b).reshape(g.shape[0], -1), 1)
-        products = [rows(g, p), rows(g, g), rows(p, p), rows(p, u)]
-        whole = [jnp.sum(x, keepdims=True) for x in products]
-        along = lambda pp, pu: pu / (numerics.sqrt(pp) + h["eps"]) ** 2
+    if isinstance(channel, bool) or not isinstance(channel, int):
+        raise ValueError(f"channel must be a whole number, but is {channel!r}.")
 
-        def close(gp: Array, gg: Array, pp: Array, pu: Array, width: int) -> Array:
-            lengths = (numerics.sqrt(gg) + h["eps"]) * (numerics.sqrt(pp) + h["eps"])
-            return jnp.max(divide(jnp.abs(gp), lengths)) < h["delta"] / math.sqrt(width)
+    def call(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Array:
+        u = divide(h["lookahead"] * mu + (1 - h["lookahead"]) * g, numerics.sqrt(nu) + h["eps"])
+        ratio: Any = 1
+        if g.ndim > 1 and g.size and -g.ndim <= channel < g.ndim:
+            inputs = tuple(i for i in range(g.ndim) if i != channel % g.ndim)
+            each = lambda a, b: jnp.sum(jnp.real(jnp.conj(a) * b), inputs, keepdims=True)
+            products = [each(g, p), each(g, g), each(p, p), each(p, u)]
+            whole = [jnp.sum(x, keepdims=True) for x in products]
+            along = lambda pp, pu: pu / (numerics.sqrt(pp) + h["eps"]) ** 2
 
-        by_row = close(*products, width=g.size // g.shape[0])
-        at_once = ~by_row & close(*whole, width=g.size)
-        taken = jnp.where(by_row, along(*products[2:]), jnp.where(at_once, along(*whole[2:]), 0))
-        u = u - taken.reshape(-1, *[1] * (g.ndim - 1)) * p
-        ratio = jnp.where(by_row | at_once, h["wd_ratio"], 1)
-    return h["lead"] * u + h["weight_decay"] * ratio * p
+            def close(gp: Array, gg: Array, pp: Array, pu: Array, width: int) -> Array:
+                lengths = (numerics.sqrt(gg) + h["eps"]) * (numerics.sqrt(pp) + h["eps"])
+                return jnp.max(divide(jnp.abs(gp), lengths)) < h["delta"] / math.sqrt(width)
+
+            by_output = close(*products, width=g.size // g.shape[channel])
+            at_once = ~by_output & close(*whole, width=g.size)
+            taken = jnp.where(by_output, along(*products[2:]), jnp.where(at_once, along(*whole[2:]), 0))
+            u = u - taken * p
+            ratio = jnp.where(by_output | at_once, h["wd_ratio"], 1)
+        return h["lead"] * u + h["weight_decay"] * ratio * p
+
+    numbers = {"weight_decay": weight_decay, "delta": delta, "wd_ratio": wd_ratio, "eps": eps}
+    hypers = {name: at_least_zero(name, x) for name, x in numbers.items()}
+    hypers |= {"lookahead": finite("lookahead", lookahead), "lead": finite("lead", lead)}
+    return Rule("tangential", call, hypers, needs_params=True)
 
 
 def confident(g: Array, t: Array, *, mu: Array, res: Array) -> Array:

@@ -115,8 +115,9 @@ def galore(
         ps = [None] * len(us) if params is None else treedef.flatten_up_to(params)
         step = hyper.resolve(factor, state.count, state.count + 1, numerics.real_dtype())
         for i, low in enumerate(lows):
-            if getattr(us[i], "dtype", None) == jax.dtypes.float0 and ps[i] is not None:
-                us[i] = jnp.zeros_like(ps[i])  # what apply_updates can add to an integer
+            p = ps[i]
+            if p is not None and getattr(us[i], "dtype", None) == jax.dtypes.float0:
+                us[i] = jnp.zeros_like(p)  # what apply_updates can add to an integer
             if low:
                 u = _upright(us[i], gs[i].shape)
                 us[i] = _upright(step * (bases[i] @ u), gs[i].shape).astype(gs[i].dtype)
