@@ -21,6 +21,7 @@ Needs the `examples` extra: pip install -e '.[examples]'.
 """
 
 import argparse
+import os
 import pkgutil
 import sys
 import time
@@ -29,6 +30,10 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# XLA's CPU back end runs independent operations at once; two batched QR decompositions (SOAP under vmap) then wait for
+# each other's threads for ever on a machine with two cores (jax 0.10.2, found here).
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 import jax
 import jax.numpy as jnp

@@ -2,7 +2,11 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The second flag: batched decompositions (SOAP under vmap) that XLA runs at once can wait for each other for ever.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import chex

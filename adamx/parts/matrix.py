@@ -137,6 +137,9 @@ def scale_by_soap(
 
     State: mu and nu, float32[params], in the basis; gram and basis, the sum of n^2 numbers over the axes each.
 
+    Under `vmap` on CPU, XLA (jax 0.10.2) may run two batched decompositions at once and wait for ever; the flag
+    `--xla_cpu_enable_concurrency_optimized_scheduler=false` in XLA_FLAGS keeps it from that.
+
     References: Vyas et al., SOAP, ICLR 2025, Algorithm 3 (arXiv:2409.11321).
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (every, max_size)):
