@@ -419,8 +419,8 @@ def test_soap_keeps_adams_bound_where_gradients_span_little():
         params = {"w": jnp.zeros((16, 12))}
         got, _ = trained(adamx.soap(LR, weight_decay=0.0), 25, params, lambda t, s=scale: {"w": jnp.asarray(s * g)})
         steps = np.diff(np.stack([p["w"] for p in got]), axis=0) / LR
-        # At most one rate for each element in the basis, but at a renewal, which does not turn the second moment; with a
-        # momentum that is turned afresh at each step it was 334 rates for a single element at scale 1e3.
+        # At most one rate for each element in the basis, but at a renewal, which does not turn the second moment. With
+        # a momentum that is turned afresh at each step it was 334 rates for a single element at scale 1e3.
         longest = np.max(np.linalg.norm(steps, axis=(1, 2)))
         assert longest < 10 * np.sqrt(g.size), scale
 
