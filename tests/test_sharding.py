@@ -34,7 +34,7 @@ def made(case):
 
 
 def assert_same_but_for_contraction(got, want):
-    """Equal up to multiply-adds, which XLA contracts in one program and not in another; squares double the difference."""
+    """Equal up to multiply-adds, which XLA contracts in one program and not in another; a square doubles the error."""
     chex.assert_trees_all_close(got, want, rtol=2.0**-21, atol=1e-10)
 
 
