@@ -70,8 +70,10 @@ class Case(NamedTuple):
       says: the oracle's keywords, where they differ from `args`.
       moments: names of the state's moments, with float32 parameters' bytes in `4 * len(moments)`.
       ulps: how far float32 may be from the oracle, in units of the last place (2^-24) of the larger of learning rate
-        and longest update. 16 covers the roundings of 60 steps; a momentum of 0.9 sums ten of them, and a centred
-        second moment is a difference of two (its condition is 1 / eps).
+        and longest update. 16 covers the roundings of 60 steps; a momentum of 0.9 sums ten of them (64, as
+        MADGRAD's sums of all steps), a centred second moment is a difference of two (its condition is 1 / eps), AdamX's
+        averages are not corrected, so that early steps are several rates long (32), and each of Muon's five iterations
+        multiplies the error of a small singular value by up to 3.44 (512, the fifth power).
       wide: compared in float64, at 1e-9 of the longest update: an eigenbasis that is rounded otherwise is as good, but
         another.
       ill_posed: streams of `test_paper` on which the method has no one answer. SOAP's Gram matrices of gradients that
@@ -79,6 +81,7 @@ class Case(NamedTuple):
         its gradients change by 1e-15.
       shape: of the leaf that the oracle is compared on.
       linear: whether its update is a multiple of the learning rate.
+      contracts: whether it squares a sum with a product in it, which XLA rounds once or twice as it sees fit.
       reduces: over a leaf or the tree (a norm, a mean, a product of matrices), so that sums may round otherwise where
         leaves are sharded, and a device that sees its shard only sees another norm.
       starts_moving: its first moment does not start at 0, so that a gradient of 0 moves it too.
@@ -97,6 +100,7 @@ class Case(NamedTuple):
     ill_posed: tuple[str, ...] = ()
     shape: tuple[int, ...] = (128,)
     linear: bool = True
+    contracts: bool = False
     reduces: bool = False
     starts_moving: bool = False
     smaller: tuple[str, ...] = ()
@@ -153,9 +157,9 @@ METHODS = [
     Case("ademamix", adamx.ademamix, {"b3": 0.99, "weight_decay": 0.1}, ademamix, ("mu", "nu", "slow")),
     Case("simplified_ademamix", adamx.simplified_ademamix, {"alpha": 10.0, "weight_decay": 0.1}, simplified_ademamix,
          ("mu", "nu")),
-    Case("adan", adamx.adan, {"weight_decay": 0.1}, adan, ("diff", "mu", "nu", "vel")),
+    Case("adan", adamx.adan, {"weight_decay": 0.1}, adan, ("diff", "mu", "nu", "vel"), contracts=True),
     Case("adan-proximal", adamx.adan, {"eps_root": 0.0, "weight_decay": 0.1, "proximal": True}, adan,
-         ("diff", "mu", "nu", "vel"), linear=False),
+         ("diff", "mu", "nu", "vel"), linear=False, contracts=True),
     Case("acprop", adamx.acprop, {"weight_decay": 0.1}, acprop, ("mu", "nu")),
     Case("adapnm", adamx.adapnm, {"weight_decay": 0.1}, adapnm, ("mu", "mu_even", "nu", "nu_peak")),
     Case("adapnm-plain", adamx.adapnm, {"b3": 0.5, "amsgrad": False}, adapnm, ("mu", "mu_even", "nu")),

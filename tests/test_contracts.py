@@ -17,6 +17,10 @@ DTYPES = ["float64", "float32", "bfloat16", "float16", "complex64"]
 SHAPES = {"w": (4, 3), "b": (3,), "s": ()}
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def filled(dtype, seed=0, scale=1.0):
     rng = np.random.default_rng(seed)
     made = {k: scale * rng.standard_normal(s) + (1j * rng.standard_normal(s) if dtype == "complex64" else 0)
@@ -75,7 +79,7 @@ def test_moments_are_at_least_float32_and_named_as_the_table_says(case, dtype):
         assert sum(x.nbytes for x in jax.tree.leaves(whole)) == 4 * size * len(whole)
 
 
-@pytest.mark.parametrize(("p_dtype", "g_dtype"), [("bfloat16", "float32")])
+@pytest.mark.parametrize(("p_dtype", "g_dtype"), [("bfloat16", "float32"), slow("float16", "float16")])
 @each
 def test_a_step_compiles_once(case, p_dtype, g_dtype):
     tx, params, grads = case.make(), filled(p_dtype), filled(g_dtype, 1)
@@ -92,7 +96,7 @@ def test_a_step_compiles_once(case, p_dtype, g_dtype):
     chex.assert_tree_all_finite(params)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "complex64"])
+@pytest.mark.parametrize("dtype", ["float16", "complex64", *map(slow, ["float32", "bfloat16"])])
 @each_method
 def test_a_zero_gradient_moves_nothing_but_by_decay(case, dtype):
     params = jax.tree.map(jnp.zeros_like, filled(dtype))  # weight decay of 0 is 0
@@ -113,15 +117,18 @@ def test_hyper_parameters_survive_injection_on_bfloat16_parameters(case):
     state = injected.init(params)
     defaults = {k: p.default for k, p in inspect.signature(case.factory).parameters.items()}
     given = {k: v for k, v in (defaults | case.args | {"learning_rate": 0.01}).items() if isinstance(v, float)}
-    assert given.keys() <= state.hyperparams.keys()
+    scheduled = {k for k, v in defaults.items() if callable(v) and not isinstance(v, type) and v is not inspect._empty}
+    assert state.hyperparams.keys() == given.keys() | scheduled
     for name, value in given.items():
         assert state.hyperparams[name].dtype == jnp.float32
         assert state.hyperparams[name] == np.float32(value)
     plain = case.make()
     updates, _ = jax.jit(injected.update)(grads, state, params)
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
-    # 1 - b2 of a float32 array is 1 - float32(b2): 5e-5 of it at 0.999, 2e-4 at 0.9999
-    chex.assert_trees_all_close(updates, expected, rtol=5e-4)
+    # 1 - b2 of a float32 array is 1 - float32(b2): 5e-5 of it at 0.999, and 2e-4 for ADOPT's 0.9999
+    averages = [b for k, b in given.items() if k in ("b1", "b2", "b3") and b < 1]
+    lost = [abs((1 - float(np.float32(b))) / (1 - b) - 1) for b in averages]
+    chex.assert_trees_all_close(updates, expected, rtol=max(1e-4, 2 * max(lost, default=0)))
 
 
 @each_method
@@ -271,8 +278,10 @@ def test_vmap_over_hyper_parameters_equals_the_loop(case):
         run = jax.jit(trained)
         looped = [run({k: v[i] for k, v in swept.items()}) for i in range(2)]
         together = jax.jit(jax.vmap(trained))(swept)
-        # steps of simplified AdEMAMix are longer than parameters
-        chex.assert_trees_all_close(together, jax.tree.map(lambda *x: jnp.stack(x), *looped), rtol=1e-6, atol=2e-7)
+        apart = jax.tree.map(lambda *x: jnp.stack(x), *looped)
+        moved = jax.tree.map(lambda x, p: jnp.max(jnp.abs(x - p)), apart, params)
+        longest = max(1.0, *map(float, jax.tree.leaves(moved)))  # simplified AdEMAMix steps further than parameters lie
+        chex.assert_trees_all_close(together, apart, rtol=0, atol=2e-7 * longest)
 
 
 @pytest.mark.parametrize("name", sorted({case.factory.__name__ for case in METHODS} & {*dir(optax), *OWN}))

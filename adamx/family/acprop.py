@@ -36,9 +36,7 @@ def acprop(
     State: mu, nu: float32[params]; 8 bytes a parameter.
     References: Zhuang et al., NeurIPS 2021, Algorithm 3 (arXiv:2110.05454).
     """
-    error = chain(
-        moments.mix(difference_from_mean, "mu"), moments.ema(b2, 2, lag=True, plus=rules.each_step(eps_root, b2))
-    )
-    rule = rules.asynchronous(rules.later(b2, 1), eps)
-    average = links.scale_by_moments(rule, mu=moments.ema(b1, lag=True), nu=error)
+    lagging = moments.ema(b2, 2, lag=True, debias=True, plus=rules.each_step(eps_root, b2))
+    error = chain(moments.mix(difference_from_mean, "mu"), lagging)
+    average = links.scale_by_moments(rules.asynchronous(eps), mu=moments.ema(b1, lag=True), nu=error)
     return chain(average, links.descend(learning_rate, weight_decay, mask))

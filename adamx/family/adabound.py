@@ -38,6 +38,5 @@ def adabound(
     State: mu, nu: float32[params]; 8 bytes a parameter.
     References: Luo, Xiong, Liu & Sun, ICLR 2019, Algorithm 2 (arXiv:1902.09843).
     """
-    low, high = rules.bounds(final_lr, gamma, learning_rate, base_lr)
-    rule = rules.bounded(rules.adam_rate(learning_rate, b1, b2), low, high, eps)
+    rule = rules.bounded(learning_rate, final_lr, b1, b2, gamma, eps, base_lr)
     return chain(links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, 2)), links.scale_by_lr(1.0))

@@ -1,6 +1,6 @@
 """AdamP: no step along the weights of a scale-invariant layer."""
 
-from adamx.ground.hyper import Scalar, method
+from adamx.ground.hyper import Scalar, correction, method
 from adamx.ground.transform import Transformation, chain
 from adamx.ground.tree import Mask
 from adamx.parts import links, moments, rules, select
@@ -43,7 +43,7 @@ def adamp(
     """
 
     def decayed(decay: Scalar) -> Transformation:
-        rule = rules.tangential(decay, delta, wd_ratio, eps, b1 if nesterov else 1.0, rules.bias(b1), channel)
+        rule = rules.tangential(decay, delta, wd_ratio, eps, b1 if nesterov else 1.0, correction(b1), channel)
         return links.scale_by_moments(rule, mu=moments.ema(b1), nu=moments.ema(b2, 2, debias=True))
 
     return chain(select.with_decay(decayed, weight_decay, mask), links.scale_by_lr(learning_rate))

@@ -39,8 +39,7 @@ def amsbound(
     State: mu, nu, nu_peak: float32[params]; 12 bytes a parameter.
     References: Luo, Xiong, Liu & Sun, ICLR 2019, Algorithm 3 (arXiv:1902.09843).
     """
-    low, high = rules.bounds(final_lr, gamma, learning_rate, base_lr)
-    rule = rules.bounded(rules.adam_rate(learning_rate, b1, b2), low, high, eps)
+    rule = rules.bounded(learning_rate, final_lr, b1, b2, gamma, eps, base_lr)
     return chain(
         links.scale_by_moments(rule, mu=moments.ema(b1), nu=chain(moments.ema(b2, 2), moments.peak())),
         links.scale_by_lr(1.0),

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, cast, get_args
 
@@ -14,7 +14,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from adamx.ground.numerics import as_array, is_number
+from adamx.ground.numerics import as_array, is_number, one_minus_power
 
 Schedule = Callable[[Any], Any]  # of the 0-based step
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,6 +54,19 @@ def one_minus(decay: "Scalar") -> "Scalar":
     if isinstance(decay, Derived) and decay.gap is not None:
         return Derived(decay.gap, *decay.args)
     return Derived(lambda t, b: 1 - b, decay)
+
+
+def correction(b1: "Scalar", b2: "Scalar | None" = None) -> "Derived":
+    """The bias correction 1 / (1 - b1^t) of one average, or sqrt(1 - b2^t) / (1 - b1^t) of the ratio of two.
+
+    Args:
+      b1: the decay of the average in the numerator, in [0, 1).
+      b2: the decay of the average under the root in the denominator.
+    """
+    if b2 is None:
+        return Derived(lambda t, b1: 1 / one_minus_power(b1, t), decay("b1", b1))
+    ratio = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
+    return Derived(ratio, decay("b1", b1), decay("b2", b2))
 
 
 class Told:
@@ -142,6 +155,32 @@ def _within(name: str, value: Any, ok: Callable[[float], bool], says: str) -> An
     if is_number(known) and not ok(known):
         raise ValueError(f"{name} must be {says}, but is {known!r}.")
     return value
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value`, a whole number of at least `least`: a count that decides loops or shapes, never traced.
+
+    >>> whole("rank", 1.5)
+    Traceback (most recent call last):
+    ValueError: rank must be a whole number above 0, but is 1.5.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        says = "above 0" if least == 1 else f"of at least {least}"
+        raise ValueError(f"{name} must be a whole number {says}, but is {value!r}.")
+    return int(value)
+
+
+def axes(name: str, value: Any) -> tuple[int, ...]:
+    """`value`, one axis or several, as a tuple of whole numbers; negative ones count from the end.
+
+    >>> axes("axes", "x")
+    Traceback (most recent call last):
+    ValueError: axes must be a whole number or several, but is 'x'.
+    """
+    many = tuple(value) if isinstance(value, Iterable) else (value,)
+    if any(isinstance(a, bool) or not isinstance(a, (int, np.integer)) for a in many):
+        raise ValueError(f"{name} must be a whole number or several, but is {value!r}.")
+    return tuple(int(a) for a in many)
 
 
 def at_least_zero(name: str, value: Any) -> Any:

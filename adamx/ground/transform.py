@@ -136,7 +136,8 @@ class Transformation(optax.GradientTransformationExtraArgs):
     every: int = 1
     _step: Callable[..., Any] | None = None
 
-    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None, every: int = 1):  # noqa: D102 (the class says it)
+    def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None, every: int = 1):
+        """A tuple of init and update, with what the class describes as attributes."""
         self = super().__new__(cls, init, update)
         self.parts, self._step, self.every = parts, step, every
         return self
@@ -186,7 +187,7 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
 
     Raises:
       TypeError: if one is not a transformation (a factory that was not called, say).
-      ValueError: if two links claim one moment's name.
+      ValueError: if two links claim one moment's name, or one with a state of its own stands behind `accumulate`.
 
     >>> import adamx
     >>> tx = adamx.chain(adamx.scale_by_moments(mu=adamx.ema(0.9)), adamx.bias_correct(0.9), adamx.scale_by_lr(0.1))
@@ -481,20 +482,22 @@ def _check_shapes(
             )
     for i in live:
         want = np.shape(gs[i])
-        for what, other in (("parameter", ps[i]), *((n, leaves[i]) for n, leaves in slots.items())):
-            if other is None or np.shape(other) == want:
-                continue
-            if what in makers:  # a factored or pooled moment is smaller
-                make, labels = makers[what]
-                like = jax.ShapeDtypeStruct(want, gs[i].dtype)
-                made = jax.eval_shape(lambda x: make(x, *([] if labels is None else [labels[i]])), like)  # noqa: B023
-                if np.shape(other) == made.shape:
-                    continue
-                what = f"moment {what!r}"
+        wrong = [("parameter", ps[i])] if ps[i] is not None and np.shape(ps[i]) != want else []
+        odd = [(name, leaves[i]) for name, leaves in slots.items() if np.shape(leaves[i]) != want]
+        # A factored or pooled moment is smaller than its leaf; its own init knows how small.
+        wrong += [(f"moment {name!r}", x) for name, x in odd if np.shape(x) != _init_shape(makers[name], i, gs[i])]
+        for what, other in wrong[:1]:
             raise ValueError(
                 f"leaf {tree.names(grads)[i]!r} has a gradient of shape {want} but a {what} of shape"
                 f" {np.shape(other)}; init the optimiser with the parameters that are differentiated."
             )
+
+
+def _init_shape(maker: tuple[Callable[..., Array], Sequence[Hashable] | None], i: int, g: Any) -> tuple[int, ...]:
+    """The shape of a slot of leaf i, as its init makes it for a parameter shaped like the gradient."""
+    make, labels = maker
+    label = () if labels is None else (labels[i],)
+    return jax.eval_shape(lambda p: make(p, *label), jax.ShapeDtypeStruct(np.shape(g), g.dtype)).shape
 
 
 def check_rule(rule: Rule | Callable[..., Any], moments: Mapping[str, Any]) -> None:

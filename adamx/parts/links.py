@@ -1,7 +1,7 @@
 """What stands in a chain: joining moments, correcting their bias, the learning rate, decay and clipping."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import Derived, Scalar, at_least_zero, finite, limit, method
+from adamx.ground.hyper import Derived, Scalar, at_least_zero, correction, finite, limit, method, whole
+from adamx.ground.hyper import axes as check_axes
 from adamx.ground.hyper import decay as check_decay
-from adamx.ground.numerics import one_minus_power
 from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, chain, check_rule, lift, zeros
 
 
@@ -141,10 +141,7 @@ def bias_correct(b1: Scalar, b2: Scalar | None = None) -> Transformation:
     Raises:
       ValueError: if one is a number outside [0, 1).
     """
-    if b2 is None:
-        return _scaled("bias_correct", Derived(lambda t, b1: 1 / one_minus_power(b1, t), b1))
-    roots = lambda t, b1, b2: jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
-    return _scaled("bias_correct", Derived(roots, b1, b2))
+    return _scaled("bias_correct", correction(b1, b2))
 
 
 @method
@@ -378,7 +375,7 @@ def centralize(axes: int | Sequence[int] | None = None) -> Transformation:
 
     References: Yong, Huang, Hua & Zhang, ECCV 2020, equation 1 (arXiv:2004.01461).
     """
-    fixed = None if axes is None else _axes("axes", axes)
+    fixed = None if axes is None else check_axes("axes", axes)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         if g.ndim < 2 or not g.size:
@@ -415,8 +412,7 @@ def clip_spikes(
     References: Kumar et al., ZClip: Adaptive Spike Mitigation for LLM Pre-Training, 2025, Algorithm 1
     (arXiv:2504.02507).
     """
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 1:
-        raise ValueError(f"warmup must be a whole number of at least 1, but is {warmup!r}.")
+    whole("warmup", warmup)
 
     def judged(h: Any, norm: Array, mean: Array, var: Array, t: Array) -> tuple[Array, Array, Array]:
         """The factor for this gradient, and the new mean and variance."""
@@ -468,8 +464,8 @@ def add_noise(eta: Scalar, gamma: Scalar = 0.55, seed: int = 0) -> Transformatio
 
     References: Neelakantan et al. 2015, section 3 (arXiv:1511.06807).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to 2^32 - 1, but is {seed!r}.")
+    if whole("seed", seed, 0) >= 2**32:
+        raise ValueError(f"seed must be below 2^32, but is {seed}.")
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), seen.t), seen.leaf)
@@ -477,14 +473,6 @@ def add_noise(eta: Scalar, gamma: Scalar = 0.55, seed: int = 0) -> Transformatio
 
     deviation = Derived(lambda t, eta, gamma: jnp.sqrt(eta * t ** (-gamma)), at_least_zero("eta", eta), gamma)
     return lift(Part("add_noise", update, hyper={"deviation": deviation}, random=True))
-
-
-def _axes(name: str, axes: Any) -> tuple[int, ...]:
-    """Whole numbers as a tuple."""
-    many = tuple(axes) if isinstance(axes, Iterable) else (axes,)
-    if any(isinstance(a, bool) or not isinstance(a, int) for a in many):
-        raise ValueError(f"{name} must be a whole number or several, but is {axes!r}.")
-    return many
 
 
 def _unit_norm(x: Array, axis: int | Sequence[int] | None) -> Array:
@@ -510,7 +498,7 @@ def adaptive_grad_clip(clipping: Scalar, eps: Scalar = 1e-3, axis: int | Sequenc
 
     References: Brock, De, Smith & Simonyan, ICML 2021, equation 3 (arXiv:2102.06171).
     """
-    axis = None if axis is None else _axes("axis", axis)
+    axis = None if axis is None else check_axes("axis", axis)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         most = h["clipping"] * jnp.maximum(_unit_norm(p, axis), h["eps"])

@@ -39,8 +39,7 @@ def orthogonalise(
 
     References: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"ns_steps must be a whole number above 0, but is {steps!r}.")
+    hyper.whole("ns_steps", steps)
     if len(coefficients) != 3 or not all(map(numerics.is_number, coefficients)):
         raise ValueError(f"coefficients must be three numbers, but are {coefficients!r}.")
     a, b, c = coefficients
@@ -142,8 +141,8 @@ def scale_by_soap(
 
     References: Vyas et al., SOAP, ICLR 2025, Algorithm 3 (arXiv:2409.11321).
     """
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (every, max_size)):
-        raise ValueError(f"precondition_frequency and max_size must be whole numbers above 0: {every!r}, {max_size!r}.")
+    hyper.whole("precondition_frequency", every)
+    hyper.whole("max_size", max_size)
     rotation = _Rotation(max_size)
 
     def gram(g: Array, axis: int) -> Array:

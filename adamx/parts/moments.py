@@ -74,16 +74,16 @@ def ema(
         out = out["ema"] if of is None else of.expand(out, x.shape)
         return (out * h["debias"] if debias else out), new
 
-    def correction(t: Array, b: Any) -> Array:
-        seen = t - 1 if lag else t
-        return numerics.divide(jnp.ones_like(t), numerics.one_minus_power(b, jnp.maximum(seen, 1)) * (seen > 0))
+    def lagging(t: Array, b: Any) -> Array:
+        return jnp.where(t == 1, 0, 1 / numerics.one_minus_power(b, jnp.maximum(t - 1, 1)))
 
     slot = partial(zeros, real=real, start=hyper.constant("start", start))
     slots = {"ema": slot} if of is None else {name: partial(of.start, name, slot) for name in of.slots}
     hypers = {"decay": hyper.decay("decay", decay)}
     hypers["gap"] = hyper.one_minus(hypers["decay"])
     hypers |= {"plus": hyper.at_least_zero("plus", plus)} if added else {}
-    hypers |= {"debias": Derived(correction, hypers["decay"])} if debias else {}
+    corrected = Derived(lagging, hypers["decay"]) if lag else hyper.correction(hypers["decay"])
+    hypers |= {"debias": corrected} if debias else {}
     return lift(Part("ema", update, slots, hypers, accumulates=not lag))
 
 
@@ -165,10 +165,11 @@ def additive(decay: Scalar, start: Scalar = 0.0, *, debias: bool = False) -> Tra
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         old, x = slots["nu"], numerics.abs_square(g)
         new = old - (1 - h["decay"]) * jnp.sign(old - x) * x
-        return (new / numerics.one_minus_power(h["decay"], seen.t.astype(new.dtype)) if debias else new), {"nu": new}
+        return (new * h["debias"] if debias else new), {"nu": new}
 
     slot = partial(zeros, real=True, start=hyper.constant("start", start))
-    return lift(Part("additive", update, {"nu": slot}, {"decay": hyper.decay("decay", decay)}))
+    hypers = {"decay": hyper.decay("decay", decay)} | ({"debias": hyper.correction(decay)} if debias else {})
+    return lift(Part("additive", update, {"nu": slot}, hypers))
 
 
 def trace(
@@ -306,8 +307,7 @@ def window(length: int) -> Transformation:
     Raises:
       ValueError: if length is not a whole number above 0.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"length must be a whole number above 0, but is {length!r}.")
+    hyper.whole("length", length)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         place = (seen.t - 1) % length

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from adamx.ground.hyper import axes as check_axes
+from adamx.ground.hyper import whole
 from adamx.ground.numerics import divide
 
 Axes = int | Sequence[int] | Literal["inputs"] | None
@@ -15,7 +17,7 @@ Axes = int | Sequence[int] | Literal["inputs"] | None
 class Pooled:
     """See :func:`pooled`."""
 
-    def __init__(self, axes: Axes, total: bool):
+    def __init__(self, axes: tuple[int, ...] | Literal["inputs"] | None, total: bool):
         self.axes, self.sum = axes, total
         self.slots: tuple[str, ...] = ("mean",)
 
@@ -27,10 +29,9 @@ class Pooled:
         """The axes that a leaf of this rank is averaged over."""
         if self.axes is None:
             return tuple(range(ndim))
-        if self.axes == "inputs":
+        if isinstance(self.axes, str):  # "inputs"
             return tuple(range(ndim - 1))
-        axes = (self.axes,) if isinstance(self.axes, int) else self.axes
-        return tuple({int(a) % ndim for a in axes if -ndim <= int(a) < ndim})
+        return tuple({a % ndim for a in self.axes if -ndim <= a < ndim})
 
     def reduce(self, x: Array) -> dict[str, Array]:
         """The mean or sum over the axes, which stay with length 1; 0 where there is nothing."""
@@ -52,10 +53,8 @@ def pooled(axes: Axes = None) -> Pooled:
 
     Kept: float32, of the leaf's rank, with length 1 along `axes`.
     """
-    many = () if axes is None or axes == "inputs" else (axes,) if isinstance(axes, (int, float, str)) else tuple(axes)
-    if any(isinstance(a, bool) or not isinstance(a, int) for a in many):
-        raise ValueError(f"axes must be whole numbers, None or 'inputs', but is {axes!r}.")
-    return Pooled(axes, total=False)
+    chosen = None if axes is None else "inputs" if axes == "inputs" else check_axes("axes", axes)
+    return Pooled(chosen, total=False)
 
 
 def total() -> Pooled:
@@ -129,8 +128,7 @@ def factored(
         raise ValueError(f"axes must be 'last', 'largest' or a pair of axes, but is {axes!r}.")
     if isinstance(axes, tuple) and (not all(type(a) is int for a in axes) or axes[0] == axes[1]):
         raise ValueError(f"the two axes must be different whole numbers, but are {axes!r}.")
-    if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 1:
-        raise ValueError(f"the least size to factor must be a whole number above 0, but is {min_size!r}.")
+    whole("the least size to factor", min_size)
     if rest not in ("whole", "nothing"):
         raise ValueError(f"rest must be 'whole' or 'nothing', but is {rest!r}.")
     return Factored(axes, min_size, floor, rest)

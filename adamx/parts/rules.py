@@ -10,7 +10,18 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics
-from adamx.ground.hyper import CHECKS, Derived, Scalar, above_zero, at_least_zero, decay, finite
+from adamx.ground.hyper import (
+    CHECKS,
+    Derived,
+    Scalar,
+    above_zero,
+    at_least_zero,
+    axes,
+    correction,
+    decay,
+    finite,
+    product,
+)
 from adamx.ground.numerics import divide, is_number, one_minus_power
 from adamx.ground.transform import Rule
 
@@ -26,7 +37,7 @@ def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar:
       b2: the second moment's decay.
       power: 1 for an eps beside the root, 2 for one inside it.
     """
-    if is_number(eps) and eps == 0:
+    if numerics.is_zero(eps):
         return 0.0
     scaled = lambda t, eps, b2: eps * jnp.sqrt(one_minus_power(b2, t)) ** power
     return Derived(scaled, at_least_zero("eps", eps), decay("b2", b2), positive=isinstance(eps, float) and eps > 1e-24)
@@ -76,18 +87,14 @@ def each_step(eps: Scalar, decay_: Scalar) -> Scalar:
       eps: in units of what is averaged.
       decay_: the average's decay.
     """
-    if is_number(eps) and eps == 0:
+    if numerics.is_zero(eps):
         return 0.0
     return Derived(lambda t, eps, b: eps / (1 - b), at_least_zero("eps", eps), decay("decay", decay_))
 
 
-def _checked(name: str, value: Scalar) -> Scalar:
-    return value if isinstance(value, Derived) else at_least_zero(name, value)
-
-
 def _root(h: Any, nu: Array) -> Array:
     """sqrt(nu + eps_root) + eps, without the additions of zeros that are known."""
-    inside = nu if is_number(h["eps_root"]) and h["eps_root"] == 0 else nu + h["eps_root"]
+    inside = nu if numerics.is_zero(h["eps_root"]) else nu + h["eps_root"]
     return numerics.sqrt(inside) + h["eps"]
 
 
@@ -112,7 +119,7 @@ def ratio(eps: Scalar, eps_root: Scalar = 0.0) -> Rule:
         return over(mu, _root(h, nu))
 
     over = _over(eps)
-    hypers = {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)}
+    hypers = {"eps": at_least_zero("eps", eps), "eps_root": at_least_zero("eps_root", eps_root)}
     return Rule("ratio", call, hypers, of_moments=True)
 
 
@@ -134,7 +141,7 @@ def ratio_rms_clipped(eps: Scalar, threshold: Scalar = 1.0) -> Rule:
         return over(mu, root * jnp.maximum(1, rms / h["threshold"]))
 
     over = _over(eps)
-    hypers = {"eps": _checked("eps", eps), "eps_root": 0.0, "threshold": at_least_zero("threshold", threshold)}
+    hypers = {"eps": at_least_zero("eps", eps), "eps_root": 0.0, "threshold": at_least_zero("threshold", threshold)}
     return Rule("ratio_rms_clipped", call, hypers)
 
 
@@ -153,8 +160,8 @@ def nesterov_ratio(ahead: Scalar, now: Scalar, eps: Scalar, eps_root: Scalar = 0
 
     over = _over(eps)
     weights = {"ahead": ahead, "now": now}
-    hypers = {name: w if isinstance(w, Derived) else finite(name, w) for name, w in weights.items()}
-    hypers |= {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)}
+    hypers = {name: finite(name, w) for name, w in weights.items()}
+    hypers |= {"eps": at_least_zero("eps", eps), "eps_root": at_least_zero("eps_root", eps_root)}
     return Rule("nesterov_ratio", call, hypers)
 
 
@@ -173,7 +180,7 @@ def normalise(eps: Scalar = 0.0, eps_root: Scalar = 0.0) -> Rule:
         return over(g, _root(h, spread))
 
     over = _over(eps)
-    return Rule("normalise", call, {"eps": _checked("eps", eps), "eps_root": _checked("eps_root", eps_root)})
+    return Rule("normalise", call, {"eps": at_least_zero("eps", eps), "eps_root": at_least_zero("eps_root", eps_root)})
 
 
 @rule("rectify", "eps", eps_root=0.0, of_moments=True)
@@ -229,11 +236,6 @@ def fourth_root(step: Any) -> Any:
     return step**0.25
 
 
-def bias(b1: Scalar) -> Derived:
-    """1 / (1 - b1^t), the bias correction of one average."""
-    return Derived(lambda t, b1: 1 / one_minus_power(b1, t), decay("b1", b1))
-
-
 @rule("ahead", "now")
 def weighted(h: Any, g: Array, t: Array, *, mu: Array) -> Array:
     """Ahead mu + now g; with :func:`nadam_weights`, an average one step ahead and corrected."""
@@ -286,10 +288,10 @@ def with_gradient(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
     return divide(mu + h["alpha"] * g, _root(h, nu))
 
 
-@rule("correct", "eps")
+@rule("eps")
 def asynchronous(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
-    """ACProp: g / (sqrt(nu correct) + eps) with the last step's nu, and g / (1 + eps) at t = 1."""
-    return g / (jnp.where(t == 1, 1, numerics.sqrt(nu * h["correct"])) + h["eps"])
+    """ACProp: g / (sqrt(nu) + eps) with the last step's nu, and g / (1 + eps) at t = 1, when there is none."""
+    return g / (jnp.where(t == 1, 1, numerics.sqrt(nu)) + h["eps"])
 
 
 def later(b: Scalar, steps: int) -> Derived:
@@ -319,32 +321,38 @@ def at_most(g: Array, t: Array, *, mu: Array, nu: Array, size: Array, limit: Arr
     return jnp.minimum(size, limit) * mu
 
 
-@rule("rate", "low", "high", "eps", of_moments=True)
-def bounded(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
-    """AdaBound: mu times rate / (sqrt(nu) + eps), kept between low and high."""
-    return jnp.clip(divide(h["rate"], numerics.sqrt(nu) + h["eps"]), h["low"], h["high"]) * mu
+def bounded(
+    learning_rate: Scalar, final_lr: Scalar, b1: Scalar, b2: Scalar, gamma: Scalar, eps: Scalar, base_lr: Scalar | None
+) -> Rule:
+    """AdaBound: mu times Adam's rate / (sqrt(nu) + eps), kept between bounds that meet at final_lr lr_t / base_lr.
 
+    The bounds are that rate times 1 - 1 / (gamma t + 1) and 1 + 1 / (gamma t).
 
-def bounds(final_lr: Scalar, gamma: Scalar, learning_rate: Scalar, base_lr: Scalar | None) -> tuple[Scalar, Scalar]:
-    """AdaBound's (low, high), final_lr lr_t / base_lr times 1 - 1 / (gamma t + 1) and 1 + 1 / (gamma t).
+    Args:
+      learning_rate, final_lr, b1, b2, gamma, eps, base_lr: as :func:`adamx.adabound`.
 
     Raises:
       ValueError: if learning_rate is a schedule and base_lr is left out, or a number is not above 0.
     """
     if base_lr is None and callable(learning_rate):
         raise ValueError("with a scheduled learning_rate, base_lr must say at which rate final_lr is meant.")
+
+    def call(h: Any, g: Array, t: Array, *, mu: Array, nu: Array) -> Array:
+        return jnp.clip(divide(h["rate"], numerics.sqrt(nu) + h["eps"]), h["low"], h["high"]) * mu
+
     share = lambda lr, base: 1.0 if base_lr is None else divide(jnp.asarray(lr), jnp.asarray(base))
     low = lambda t, f, gamma, lr, base: f * share(lr, base) * (gamma * t / (gamma * t + 1))
     high = lambda t, f, gamma, lr, base: f * share(lr, base) * (1 + 1 / (gamma * t))
     args = (above_zero("final_lr", final_lr), above_zero("gamma", gamma), finite("learning_rate", learning_rate))
     base = 1.0 if base_lr is None else above_zero("base_lr", base_lr)
-    return Derived(low, *args, base), Derived(high, *args, base)
+    hypers = {"low": Derived(low, *args, base), "high": Derived(high, *args, base)}
+    hypers |= {"rate": adam_rate(learning_rate, b1, b2), "eps": at_least_zero("eps", eps)}
+    return Rule("bounded", call, hypers, of_moments=True)
 
 
-def adam_rate(learning_rate: Scalar, b1: Scalar, b2: Scalar) -> Derived:
+def adam_rate(learning_rate: Scalar, b1: Scalar, b2: Scalar) -> Scalar:
     """lr_t sqrt(1 - b2^t) / (1 - b1^t): learning rate and both bias corrections in one number."""
-    f = lambda t, lr, b1, b2: lr * jnp.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
-    return Derived(f, finite("learning_rate", learning_rate), decay("b1", b1), decay("b2", b2))
+    return product(finite("learning_rate", learning_rate), correction(b1, b2))
 
 
 @rule("partial", "eps", of_moments=True)
@@ -425,7 +433,7 @@ def tangential(
     eps: Scalar,
     lookahead: Scalar,
     lead: Scalar,
-    channel: int = -1,
+    channel: int,
 ) -> Rule:
     """AdamP: lead u, without its part along p where g is nearly orthogonal to p, plus weight_decay p.
 
@@ -439,8 +447,7 @@ def tangential(
       lead: the first moment's bias correction.
       channel: the axis of outputs.
     """
-    if isinstance(channel, bool) or not isinstance(channel, int):
-        raise ValueError(f"channel must be a whole number, but is {channel!r}.")
+    (channel,) = axes("channel", channel)
 
     def call(h: Any, g: Array, t: Array, *, p: Array, mu: Array, nu: Array) -> Array:
         u = divide(h["lookahead"] * mu + (1 - h["lookahead"]) * g, numerics.sqrt(nu) + h["eps"])

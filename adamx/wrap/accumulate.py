@@ -1,7 +1,7 @@
 """Several gradients to one step, without a place to add them up."""
 
 from adamx.ground import tree
-from adamx.ground.hyper import method
+from adamx.ground.hyper import method, whole
 from adamx.ground.transform import Part, Transformation, check_transformation, lift
 
 
@@ -37,8 +37,7 @@ def accumulate(tx: Transformation, every: int) -> Transformation:
     [-2.]
     """
     check_transformation(tx, "accumulate")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be a whole number above 0, but is {every!r}.")
+    whole("every", every)
     parts = getattr(tx, "parts", None)
     if parts is None:
         raise TypeError(f"accumulate needs a method or a chain made of adamx's links, not {tx!r:.80}; use MultiSteps.")

@@ -125,8 +125,7 @@ def lookahead(tx: optax.GradientTransformation, sync_period: int = 6, slow_step_
     References: Zhang, Lucas, Hinton & Ba, NeurIPS 2019, Algorithm 1 (arXiv:1907.08610).
     """
     _check(tx, "lookahead")
-    if isinstance(sync_period, bool) or not isinstance(sync_period, int) or sync_period < 1:
-        raise ValueError(f"sync_period must be a whole number above 0, but is {sync_period!r}.")
+    hyper.whole("sync_period", sync_period)
 
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         slow = slots["slow_params"]

@@ -59,9 +59,8 @@ def galore(
     References: Zhao et al., ICML 2024, Algorithm 2 (arXiv:2403.03507).
     """
     check_transformation(tx, "galore")
-    for name, n in (("rank", rank), ("update_proj_gap", update_proj_gap)):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"{name} must be a whole number above 0, but is {n!r}.")
+    hyper.whole("rank", rank)
+    hyper.whole("update_proj_gap", update_proj_gap)
     every = getattr(tx, "every", 1)
     if every > 1:
         raise ValueError(

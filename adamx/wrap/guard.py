@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int32, PyTree
 
 from adamx.ground import numerics, tree
+from adamx.ground.hyper import whole
 from adamx.ground.transform import Transformation, check_transformation
 
 
@@ -65,8 +66,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     >>> skip_report(state, params)
     SkipReport(skipped=1, streak=1, leaf='w')
     """
-    if give_up_after is not None and not (_is_whole(give_up_after) and give_up_after > 0):
-        raise ValueError(f"give_up_after must be a whole number above 0, but is {give_up_after!r}.")
+    if give_up_after is not None:
+        whole("give_up_after", give_up_after)
     check_transformation(tx, "skip_nonfinite")
     inner = optax.with_extra_args_support(tx)
 
@@ -100,10 +101,6 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         )
 
     return Transformation(init, update, every=getattr(tx, "every", 1))
-
-
-def _is_whole(n: Any) -> bool:
-    return not isinstance(n, bool) and isinstance(n, (int, np.integer))
 
 
 def _is_trained(g: Any) -> bool:
