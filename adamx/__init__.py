@@ -51,16 +51,20 @@ from adamx.family.soap import soap as soap
 from adamx.family.stable_adamw import stable_adamw as stable_adamw
 from adamx.family.tiger import tiger as tiger
 from adamx.family.yogi import yogi as yogi
+from adamx.ground.codec import Codec as Codec
+from adamx.ground.codec import Precision as Precision
+from adamx.ground.codec import Storage as Storage
 from adamx.ground.hyper import Derived as Derived
 from adamx.ground.hyper import Told as Told
-from adamx.ground.transform import Part as Part
-from adamx.ground.transform import Rule as Rule
-from adamx.ground.transform import Seen as Seen
+from adamx.ground.part import Part as Part
+from adamx.ground.part import Rule as Rule
+from adamx.ground.part import Seen as Seen
+from adamx.ground.part import Whole as Whole
 from adamx.ground.transform import State as State
 from adamx.ground.transform import Transformation as Transformation
-from adamx.ground.transform import Whole as Whole
 from adamx.ground.transform import chain as chain
 from adamx.ground.transform import lift as lift
+from adamx.parts import codecs as codecs
 from adamx.parts import projections as projections
 from adamx.parts import rules as rules
 from adamx.parts import schedules as schedules
@@ -114,6 +118,13 @@ from adamx.wrap.guard import SkipReport as SkipReport
 from adamx.wrap.guard import SkipState as SkipState
 from adamx.wrap.guard import skip_nonfinite as skip_nonfinite
 from adamx.wrap.guard import skip_report as skip_report
+from adamx.wrap.scaling import loss_scale as loss_scale
+from adamx.wrap.scaling import loss_scaling as loss_scaling
+from adamx.wrap.storage import Plan as Plan
+from adamx.wrap.storage import full_params as full_params
+from adamx.wrap.storage import seven_bytes as seven_bytes
+from adamx.wrap.storage import split_params as split_params
+from adamx.wrap.storage import store_params as store_params
 from adamx.wrap.storage import store_state as store_state
 
 __version__ = _version("adamx")

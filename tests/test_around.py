@@ -553,7 +553,7 @@ def test_wrappers_can_be_injected(name):
 
 WRAPPERS = {
     "skip_nonfinite": adamx.skip_nonfinite,
-    "store_state": lambda tx: adamx.store_state(tx, mu=jnp.bfloat16),
+    "store_state": lambda tx: adamx.store_state(tx, mu=jnp.bfloat16, min_size=0),
     "cautious": adamx.cautious,
     "schedule_free": lambda tx: adamx.schedule_free(tx, LR),
     "lookahead": lambda tx: adamx.lookahead(tx, 2),

@@ -1,4 +1,4 @@
-"""The comparison of methods runs, compiles once a method, and reports what it measured; no test here looks at time."""
+"""The comparisons run, compile no more than they must, and report what they measured; no test here looks at time."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import methods
+from benchmarks import convergence, methods
 
 
 @pytest.fixture
@@ -101,3 +101,97 @@ def test_an_unknown_method_is_refused(capsys):
         methods.main(["--methods", "adamn"])
     assert stopped.value.code == 2
     assert "unknown method 'adamn'; there are " in capsys.readouterr().err
+
+
+def converge(folder, *argv):
+    results, picture = str(folder / "new" / "runs.json"), str(folder / "picture.svg")
+    return convergence.main(["--short", "--results", results, "--picture", picture, *argv])
+
+
+def trained(err):
+    return [line.split(":")[0].split() for line in err.splitlines()]
+
+
+@pytest.mark.slow
+def test_convergence_goes_on_where_it_was_stopped_and_tells_seeds_apart(tmp_path, capsys):
+    digits = "--tasks", "digits", "--only"
+    first = converge(tmp_path, *digits, "optax-bf16")["digits"]["optax-bf16"]
+    assert first.verdict == "unknown"  # without float32
+    assert trained(capsys.readouterr().err) == [["digits", "optax-bf16", "seed", str(seed)] for seed in range(2)]
+    both = converge(tmp_path, *digits, "float32")["digits"]
+    out, err = capsys.readouterr()
+    assert trained(err) == [["digits", "float32", "seed", str(seed)] for seed in range(2)]
+    assert list(both) == ["float32", "optax-bf16"]
+    np.testing.assert_array_equal(both["optax-bf16"].losses, first.losses)
+    assert [row.bytes for row in both.values()] == [pytest.approx(16, rel=0.001), pytest.approx(8, rel=0.001)]
+    assert both["float32"].sds == 0
+    assert len(np.unique([row.losses for row in both.values()])) == 4
+    for name, row in both.items():
+        assert f"| {convergence.CONFIGURATIONS[name].label} | {row.bytes:.2f} | {row.losses.mean():.4f} | " in out
+        assert convergence.CONFIGURATIONS[name].label in (tmp_path / "picture.svg").read_text()
+    converge(tmp_path, *digits, "float32")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(
+        SystemExit, match=r"holds runs of digits with steps 19 \(now 5\); expected the same, or --fresh"
+    ):
+        converge(tmp_path, *digits, "float32", "--steps", "5")
+
+
+@pytest.mark.slow
+def test_a_short_run_of_convergence_trains_both_tasks(tmp_path, capsys, compiles):
+    tables = converge(tmp_path)
+    assert list(tables) == ["digits", "charlm"]
+    for found in tables.values():
+        assert tuple(found) == convergence.SHORT
+        for row in found.values():
+            assert row.losses.shape == (2,)
+            assert np.isfinite(row.losses).all()
+    done = len(compiles)
+    converge(tmp_path, "--only", "float32", "--tasks", "charlm", "--fresh", "--seeds", "1")
+    again = len(compiles) - done
+    converge(tmp_path, "--only", "float32", "--tasks", "charlm", "--fresh", "--seeds", "3")
+    assert len(compiles) - done == 2 * again  # another seed is not another program
+
+
+def test_the_verdict_is_in_units_of_what_another_seed_changes(tmp_path):
+    results = convergence.Results(tmp_path / "runs.json", fresh=True)
+    results.open("task", {})
+    losses = {
+        "float32": (1, 2, 3),
+        "8bit": (1.5, 3, 4),
+        "bf16": (4, 4, 4),
+        "4bit": (0, 0, 0),
+        "4bit-zero": (1, 2, np.nan),
+    }
+    for name, values in losses.items():
+        for seed, loss in enumerate(values):
+            results.add("task", name, seed, convergence.Run(float(loss), 8.0, 0.1))
+    results.add("task", "bf16+int8", 0, convergence.Run(1.0, 8.0, 0.1))  # seeds are missing
+    rows = convergence.rows(convergence.Results(tmp_path / "runs.json", fresh=False), "task", 3)
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "float32": "yes",
+        "8bit": "yes",
+        "4bit": "no, lower",
+        "4bit-zero": "diverged",
+        "bf16": "no",
+    }
+    assert rows["8bit"].sds == pytest.approx((8.5 / 3 - 2) / 1)
+    assert "| 2.8333 | 1.2583 | +0.83 | yes |" in convergence.table(rows, "nats")
+    assert "| — | — | — | diverged |" in convergence.table(rows, "nats")
+    convergence.draw({"task": rows}, {"task": "nats"}, tmp_path / "picture.svg")
+    assert "diverged" in (tmp_path / "picture.svg").read_text()
+
+
+def test_a_picture_is_drawn_where_nothing_is_known_about_noise(tmp_path):
+    for value in (1.0, np.nan):
+        row = convergence.Row(np.array([value]), 16.0, np.nan)
+        convergence.draw({"task": {"float32": row}}, {"task": "nats"}, tmp_path / "picture.png")
+        with Image.open(tmp_path / "picture.png") as image:
+            assert image.format == "PNG"
+
+
+def test_an_unknown_configuration_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        convergence.main(["--only", "2bit"])
+    assert stopped.value.code == 2
+    assert "unknown configuration '2bit'; there are float32, 8bit, " in capsys.readouterr().err

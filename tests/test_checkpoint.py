@@ -57,7 +57,7 @@ WRAPPED = {
     "adamx.chain": lambda: adamx.chain(adamx.clip(1.0), optax.ema(0.9), adamx.rmsprop(LR, momentum=0.9)),
     "inject_hyperparams": lambda: optax.inject_hyperparams(adamx.adamw)(adamx.schedules.warmup_linear(LR, 2, 9)),
     "skip_nonfinite": lambda: adamx.skip_nonfinite(optax.inject_hyperparams(adamx.nadam)(LR), give_up_after=3),
-    "store_state": lambda: adamx.store_state(adamx.adam(LR), mu="bfloat16", nu="float16"),
+    "store_state": lambda: adamx.store_state(adamx.adam(LR), mu="bfloat16", nu="float16", min_size=0),
     "masked": lambda: optax.masked(adamx.adamax(LR), {"w": True, "half": False}),
     "MultiSteps": lambda: optax.MultiSteps(adamx.adagrad(LR), 2).gradient_transformation(),
 }

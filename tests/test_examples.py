@@ -1,8 +1,10 @@
 """The examples run, and say what they promise."""
 
+import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import charlm
 import compare
 import digits
 import regression
@@ -162,7 +165,79 @@ def test_pictures_are_drawn_for_one_epoch_and_for_few_images(tmp_path):
     check_picture(tmp_path / "predictions.png")
 
 
+def test_the_library_is_read_as_ascii_and_split_by_file():
+    text, again = charlm.load(), charlm.load()
+    for part, same in zip(text, again, strict=True):
+        np.testing.assert_array_equal(part, same)
+        assert part.dtype == np.uint8
+        assert part.max() < charlm.CHARACTERS
+        assert b"import " in part.tobytes()
+    sizes = [len(part) for part in text]
+    assert 0.02 < sizes[1] / sum(sizes) < 0.3
+    assert text.val[:2000].tobytes() not in text.train.tobytes()
+
+
+def test_windows_are_cut_from_the_text_and_the_seed_decides_which():
+    text = np.arange(100, dtype=np.uint8)
+    first, again, other = (np.stack(list(charlm.batches(text, seed, 5, 4, 10))) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert first.shape == (5, 4, 11)
+    assert (np.diff(first) == 1).all()
+    val = charlm.val_windows(text, 100, 10)
+    assert val.shape == (6, 100, 11)  # whole batches, at least WINDOWS
+    assert (val.min(), val.max()) == (0, 99)
+
+
+def test_the_language_model_sees_no_character_before_its_turn():
+    graph, params = charlm.initial(0, 2, 32, 8)
+    text = np.random.default_rng(0).integers(0, 128, (2, 8))
+    changed = text.copy()
+    changed[:, 5:] = (text[:, 5:] + 1) % 128
+    logits = jax.jit(lambda text: charlm.nnx.merge(graph, params)(text))
+    one, other = np.asarray(logits(text)), np.asarray(logits(changed))
+    assert one.shape == (2, 8, 128)
+    np.testing.assert_array_equal(one[:, :5], other[:, :5])
+    assert (one[:, 5:] != other[:, 5:]).any(axis=2).all()
+
+
+@pytest.mark.parametrize(
+    ("storage", "kept"),
+    [
+        *((storage, "float32") for storage in charlm.STORAGE),
+        *(("8bit", kept) for kept in charlm.PARAMS if kept != "float32"),
+    ],
+)
+def test_a_step_of_the_language_model_leaves_every_dtype_as_it_was(storage, kept):
+    graph, params = charlm.initial(0, 1, 32, 8)
+    tx, start = charlm.keep(charlm.STORAGE[storage](charlm.method(1e-3, 0.1)), kept)
+    before = jax.eval_shape(start, params)
+    text = jax.ShapeDtypeStruct((2, 9), np.int32)
+    after = jax.eval_shape(partial(charlm.train_step, graph, tx), *before, text)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after[:2]) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
+    assert {x.dtype.name for x in jax.tree.leaves(before[0])} == {"float32" if kept == "float32" else "bfloat16"}
+
+
+@pytest.mark.parametrize("argv", ["--steps 0", "--width 48", "--params int8", "--storage 2bit"])
+def test_an_option_of_the_language_model_out_of_range_is_refused(argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        charlm.main(argv.split())
+    assert stopped.value.code == 2
+    assert f"argument {argv.split()[0]}: " in capsys.readouterr().err
+
+
 # Slow: networks are compiled
+
+
+@pytest.mark.slow
+def test_the_language_model_learns_and_says_what_it_costs(capsys):
+    final = charlm.main(["--short"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(" held out; 22,720 parameters")
+    begun = float(lines[1].split()[-1])
+    assert final < begun < 2 * math.log(charlm.CHARACTERS)
+    assert lines[-3] == f"validation loss {final:.4f} nats, {final / math.log(2):.4f} bits a character"
+    assert lines[-1] == "16.00 bytes a parameter: 4.00 parameters, 8.00 optimiser, 4.00 gradients"
 
 
 @pytest.mark.slow

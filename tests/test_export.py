@@ -52,7 +52,7 @@ WRAPPED = {
     "guarded": lambda: adamx.skip_nonfinite(adamx.chain(adamx.clip_by_global_norm(1.0), adamx.adamw(LR))),
     "scheduled": lambda: adamx.adam(adamx.schedules.warmup_cosine(LR, 2, 10)),
     "injected": lambda: optax.inject_hyperparams(adamx.adamw)(LR, mask="kernel"),
-    "stored": lambda: adamx.store_state(adamx.adam(LR), mu=jnp.bfloat16),
+    "stored": lambda: adamx.store_state(adamx.adam(LR), mu=jnp.bfloat16, min_size=0),
     "chained": lambda: optax.chain(optax.clip(1.0), adamx.amsgrad(LR), optax.trace(0.9)),
     "adaptively-clipped": lambda: adamx.chain(adamx.adaptive_grad_clip(0.1), adamx.rmsprop(LR)),
 }

@@ -5,9 +5,7 @@ transformation under one step count: it knows trees, `None` and masked leaves, d
 hundreds of leaves has only a few distinct leaf shapes. :func:`chain` merges neighbours that carry parts.
 """
 
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +15,9 @@ import optax
 from jaxtyping import Array, Int32, PyTree
 
 from adamx.ground import numerics, tree
-from adamx.ground.hyper import resolve
+from adamx.ground.codec import Codec
+from adamx.ground.leaf import Program, Step
+from adamx.ground.part import Part, Whole
 
 
 class State(NamedTuple):
@@ -33,91 +33,6 @@ class State(NamedTuple):
     count: Int32[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (it hides tuple.count; optax's name)
     moments: dict[str, PyTree]
     scalars: dict[str, Array]
-
-
-class Seen(NamedTuple):
-    """What one leaf's mathematics may look at besides its own numbers.
-
-    Attributes:
-      t: int32[], this step, counted from 1 as in papers.
-      label: the part's static label of this leaf; None where the part has no labels.
-      asked: the scalars that the part's `ask` returned; None where it has none.
-      moments: what the moments named before this one put out (inside `scale_by_moments`).
-      leaf: uint32[], this leaf's position, for parts with `random`; None elsewhere.
-      micro: None, or while gradients are accumulated (position, every): int32[], the place of this gradient in its
-        step, from 0; and how many make up a step.
-    """
-
-    t: Int32[Array, ""]
-    label: Hashable
-    asked: PyTree
-    moments: Mapping[str, Array]
-    leaf: Any = None
-    micro: tuple[Array, int] | None = None
-
-
-class Whole(NamedTuple):
-    """What `ask` may look at: all trainable leaves, in one order.
-
-    Attributes:
-      grads: what the parts before this one put out.
-      params: the parameters, or None for each.
-      slots: every moment of the chain by name, as stored: of this step where an earlier pass wrote it, else the last.
-      told: the scalars remembered from the last step, overwritten by what earlier parts asked in this one.
-      t: int32[], this step, counted from 1.
-      labels: the part's static label of each leaf.
-    """
-
-    grads: list[Array]
-    params: list[Any]
-    slots: Mapping[str, list[Array]]
-    told: Mapping[str, Array]
-    t: Int32[Array, ""]
-    labels: list[Hashable]
-
-
-class Part(NamedTuple):
-    """One link's mathematics for one leaf.
-
-    Attributes:
-      name: what error sentences call it.
-      update: `(hyper, g, slots, p, seen) -> (out, slots)`; g, p and slots arrive in the compute dtype (float32, or
-        wider where the data are), `p` is None when the caller gave no parameters.
-      slots: name -> init(p), or init(p, label) where the part has labels: one array for a leaf; at least float32.
-      hyper: a tree of Scalars, Derived and Told; arrives resolved.
-      ask: `(hyper, whole) -> scalars` over all trainable leaves; starts a new pass over the tree. A dictionary of
-        scalars can be read by later parts as hyper-parameters, see :class:`adamx.ground.hyper.Told`.
-      scalars: name -> first value, of those entries of the dictionary that the state remembers.
-      labels: `params -> list`, a static label for each leaf, None leaves included; raises on bad masks.
-      needs_params: whether `update` reads p.
-      random: whether `update` draws random numbers (from `seen.t` and `seen.leaf`).
-      accumulates: whether its slots can take one step's gradient in pieces (`seen.micro`).
-    """
-
-    name: str
-    update: Callable[[Any, Array, dict[str, Array], Any, Seen], tuple[Any, dict[str, Array]]]
-    slots: Mapping[str, Callable[..., Array]] = MappingProxyType({})
-    hyper: Any = ()
-    ask: Callable[[Any, Whole], PyTree] | None = None
-    scalars: Mapping[str, Any] = MappingProxyType({})
-    labels: Callable[[PyTree], Sequence[Hashable]] | None = None
-    needs_params: bool = False
-    random: bool = False
-    accumulates: bool = False
-
-
-class Rule(NamedTuple):
-    """How moments become a direction: `call(hyper, g, t, **moments)`, with the numbers that it needs.
-
-    A plain function `rule(g, t, *, mu, nu)` serves where there are none. `of_moments` says that it does not read g;
-    with `needs_params` it is called with `p=` too.
-    """
-
-    name: str
-    call: Callable[..., Array]
-    hyper: Mapping[str, Any] = MappingProxyType({})
-    of_moments: bool = False
-    needs_params: bool = False
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -159,21 +74,6 @@ def check_transformation(tx: Any, who: str) -> None:
     if not (isinstance(tx, tuple) and hasattr(tx, "init") and hasattr(tx, "update")):
         hint = "; call it to make one" if callable(tx) else ""
         raise TypeError(f"{who} takes gradient transformations, but got {tx!r:.60}{hint}.")
-
-
-def zeros(p: Any, *, real: bool = False, start: Any = 0.0) -> Array:
-    """A slot for p: its shape and sharding, at least float32, complex where p is unless `real`.
-
-    It is built from p (an array of JAX or NumPy, or an abstract value) and not from its shape, so that it has p's
-    sharding.
-    """
-    dtype = numerics.real_dtype(p.dtype)
-    return jnp.full_like(p, start, dtype=dtype if real else numerics.like(p.dtype, dtype))
-
-
-def copied(p: Any) -> Array:
-    """A slot that starts as p itself, in at least float32; a copy, since state and parameters may both be donated."""
-    return zeros(p) if isinstance(p, jax.ShapeDtypeStruct) else jnp.copy(p).astype(zeros(p).dtype)
 
 
 def chain(*txs: optax.GradientTransformation) -> Transformation:
@@ -234,42 +134,15 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
     Raises:
       ValueError: if two parts claim one slot's name, or one scalar's.
     """
-    owner = _owners(parts, "moment", lambda part: part.slots)
+    _owners(parts, "moment", lambda part: part.slots)
     keeper = _owners(parts, "number", lambda part: part.scalars)
-    stages = _stages(parts)
-    hypers = [_Hyper(part.hyper) for part in parts]
-
-    def one_leaf(
-        stage: int, labels: tuple[Hashable, ...], out_dtype: Any, hyper: list, t, g, slots, p: Any, asked, at, micro
-    ):
-        """All parts of one stage on one leaf; out_dtype None: as computed, "step": the new parameter."""
-        real = numerics.real_dtype(g.dtype, *(x.dtype for x in jax.tree.leaves((slots, p))))
-        widen = lambda x: x.astype(numerics.like(x.dtype, real))
-        u = widen(g)
-        wide_p = jax.tree.map(widen, p)  # None stays None
-        kept = {}
-        for i, label, values in zip(stages[stage], labels, hyper, strict=True):
-            part = parts[i]
-            mine = {name: widen(slots[name]) for name in part.slots}
-            seen = Seen(
-                t, label, asked if i == stages[stage][0] else None, {}, at, None if micro is None else (micro, every)
-            )
-            u, new = part.update(hypers[i].filled([v.astype(real) for v in values]), u, mine, wide_p, seen)
-            if getattr(u, "shape", None) != g.shape:
-                what = (
-                    f"one of shape {u.shape}" if hasattr(u, "shape") else "several: it stands in scale_by_moments only"
-                )
-                raise ValueError(f"{part.name} turned a leaf of shape {g.shape} into {what}.")
-            kept |= {name: new[name].astype(slots[name].dtype) for name in part.slots}
-        if out_dtype is not None and every > 1:  # only the last gradient of a step moves the parameters
-            u = jnp.where(micro == every - 1, u, numerics.NO_CHANGE)
-        if out_dtype == "step":
-            return (wide_p + u).astype(p.dtype), kept
-        return u if out_dtype is None else u.astype(out_dtype), kept
-
+    program = Program(parts, every)
+    codecs, names, stages, hypers = program.codecs, program.names, program.stages, program.hypers
+    all_names = [name for kept in names.values() for name in kept.values()]
+    _check_names(all_names)
     # One trace for each distinct leaf: shape, dtypes, sharding and label. The cache lives as long as the
     # transformation does.
-    leaf = jax.jit(one_leaf, static_argnums=(0, 1, 2))
+    leaf = jax.jit(program.leaf, static_argnums=(0, 1, 2))
 
     def init(params: PyTree) -> State:
         _check_params(params)
@@ -277,9 +150,15 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         moments = {}
         for part in parts:
             labels = [()] * len(leaves) if part.labels is None else [(label,) for label in part.labels(params)]
-            for name, make in part.slots.items():
-                made = (None if x is None else make(x, *label) for x, label in zip(leaves, labels, strict=True))
-                moments[name] = treedef.unflatten(made)
+            plain = part.storage.plain(params) if part.storage.plain else [False] * len(leaves)
+            for slot, make in part.slots.items():
+                made = [None if x is None else make(x, *label) for x, label in zip(leaves, labels, strict=True)]
+                if slot not in codecs:
+                    moments[slot] = treedef.unflatten(made)
+                    continue
+                kept = [None if x is None else codecs[slot].start(x, k) for x, k in zip(made, plain, strict=True)]
+                for what, name in names[slot].items():
+                    moments[name] = treedef.unflatten(None if k is None else k[what] for k in kept)
         real = numerics.real_dtype(*(x.dtype for x in leaves if x is not None))
         numbers = {name: start for part in parts for name, start in part.scalars.items()}
         scalars = {name: jnp.full((), x, jnp.int32 if isinstance(x, int) else real) for name, x in numbers.items()}
@@ -293,38 +172,25 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 )
         if stepping and params is None:
             raise ValueError("step moves the parameters: call step(grads, state, params).")
-        if not isinstance(state, State) or not (
-            owner.keys() <= state.moments.keys() and keeper.keys() <= state.scalars.keys()
-        ):
-            names = [*state.moments, *state.scalars] if isinstance(state, State) else []
-            has = f"the moments {tree.some(names)}" if isinstance(state, State) else f"{state!r:.60}"
-            keeps = tree.some([*owner, *keeper]) or "a count only"
-            raise TypeError(
-                f"this state holds {has}, but the optimiser keeps {keeps}; make it with this"
-                " optimiser's init, or restore the checkpoint that it wrote."
-            )
+        _check_state(state, all_names, [*keeper])
         gs, treedef = tree.flatten(grads)
         gs = [_strong(g) for g in gs]
         ps = [None] * len(gs) if params is None else _matching(treedef, params, grads, "parameters")
         ps = [_strong(p) for p in ps]
-        slots = {name: _matching(treedef, state.moments[name], grads, f"moment {name!r}") for name in owner}
+        slots = {name: _matching(treedef, state.moments[name], grads, f"moment {name!r}") for name in all_names}
         live = [i for i, g in enumerate(gs) if _trained(g, ps[i])]
         unlabelled = [None] * len(gs)
         label = [part.labels(grads if params is None else params) if part.labels else unlabelled for part in parts]
-        makers = {
-            n: (make, label[i] if part.labels else None)
-            for i, part in enumerate(parts)
-            for n, make in part.slots.items()
-        }
-        _check_shapes(live, gs, ps, slots, makers, grads)
+        _check_shapes(live, gs, ps, slots, label, grads, parts, names, codecs)
         count, t = state.count, numerics.increment(state.count)
         after, micro = t, None
         if every > 1:
             micro = count % every
             count, t = count // every, count // every + 1
-        dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in owner)) if x is not None]
+        dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in all_names)) if x is not None]
         real = numerics.real_dtype(*dtypes)
         us = list(gs)
+        beside = slots[program.residue] if program.residue else [None] * len(gs)
         told: dict[str, Any] = {name: state.scalars[name].astype(_wider(state.scalars[name], real)) for name in keeper}
         for stage, members in enumerate(stages):
             last = stage == len(stages) - 1
@@ -334,27 +200,27 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 mine = hypers[members[0]]
                 whole = Whole(
                     [us[i] for i in live],
-                    [ps[i] for i in live],
-                    {name: [leaves[i] for i in live] for name, leaves in slots.items()},
+                    [None if ps[i] is None else program.exact(ps[i], beside[i]) for i in live],
+                    _Loaded({n: [leaves[i] for i in live] for n, leaves in slots.items()}, names, codecs, gs, live),
                     dict(told),
                     t,
                     [label[members[0]][i] for i in live],
                 )
                 asked = ask(mine.filled(mine.resolved(count, t, real, told)), whole)
                 told |= asked if isinstance(asked, dict) else {}
-            hyper = [hypers[m].resolved(count, t, real, told) for m in members]
-            wants_leaf = any(parts[m].random for m in members)
+            now = Step(t, [hypers[m].resolved(count, t, real, told) for m in members], asked, micro)
+            noisy = any(m in program.random for m in members)
             for i in live:
                 labels = tuple(label[m][i] for m in members)
-                mine = {name: slots[name][i] for m in members for name in parts[m].slots}
-                out = ("step" if stepping else gs[i].dtype) if last else None
-                at = np.uint32(i) if wants_leaf else None
-                us[i], new = leaf(stage, labels, out, hyper, t, us[i], mine, ps[i], asked, at, micro)
+                kept = {name: slots[name][i] for name in program.held(stage)}
+                at = np.uint32(i) if noisy else None
+                ends_as = ("step" if stepping else gs[i].dtype) if last else None
+                us[i], new = leaf(stage, labels, ends_as, now, us[i], kept, ps[i], at)
                 for name, value in new.items():
                     slots[name][i] = value
         for i in set(range(len(gs))) - set(live):
             us[i] = ps[i] if stepping else _untrained_update(gs[i], ps[i])
-        moments = {name: treedef.unflatten(slots[name]) for name in owner}
+        moments = {name: treedef.unflatten(slots[name]) for name in all_names}
         scalars = {name: told[name].astype(state.scalars[name].dtype) for name in keeper}
         return treedef.unflatten(us), State(after, moments, scalars)
 
@@ -366,23 +232,6 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         return run(grads, state, params, stepping=True)
 
     return Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
-
-
-class _Hyper:
-    """One part's hyper-parameters, of which plain numbers stay what they are and the rest is resolved each step."""
-
-    def __init__(self, tree: Any):
-        self.specs, self.structure = jax.tree.flatten(tree)
-        self.dynamic = [i for i, spec in enumerate(self.specs) if not numerics.is_number(spec)]
-
-    def resolved(self, count: Array, t: Array, real: Any, told: Mapping[str, Any]) -> list[Array]:
-        return [jnp.asarray(resolve(self.specs[i], count, t, real, told)) for i in self.dynamic]
-
-    def filled(self, values: list[Array]) -> Any:
-        out: list[Any] = list(self.specs)
-        for i, value in zip(self.dynamic, values, strict=True):
-            out[i] = value
-        return jax.tree.unflatten(self.structure, out)
 
 
 def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[str, Any]]) -> dict[str, str]:
@@ -401,16 +250,6 @@ def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[st
 
 def _wider(x: Array, real: Any) -> Any:
     return jnp.promote_types(x.dtype, real) if numerics.is_inexact(x.dtype) else x.dtype
-
-
-def _stages(parts: Sequence[Part]) -> list[list[int]]:
-    """The parts' positions, cut before every part that asks about the whole tree."""
-    stages: list[list[int]] = [[]]
-    for i, part in enumerate(parts):
-        if part.ask is not None and stages[-1]:
-            stages.append([])
-        stages[-1].append(i)
-    return stages
 
 
 def _strong(x: Any) -> Any:
@@ -471,7 +310,15 @@ def _matching(treedef: Any, other: PyTree, grads: PyTree, what: str) -> list[Any
 
 
 def _check_shapes(
-    live: list[int], gs: list, ps: list, slots: dict[str, list], makers: Mapping[str, Any], grads: PyTree
+    live: list[int],
+    gs: list,
+    ps: list,
+    slots: Mapping[str, list],
+    labels: list,
+    grads: PyTree,
+    parts: Sequence[Part],
+    names: Mapping[str, Mapping[str, str]],
+    codecs: Mapping[str, Codec],
 ) -> None:
     for g, p, name in zip(gs, ps, tree.names(grads), strict=True):
         if g is not None and p is not None and jnp.issubdtype(g.dtype, jnp.integer) and numerics.is_inexact(p.dtype):
@@ -480,39 +327,75 @@ def _check_shapes(
             raise TypeError(
                 f"leaf {name!r} has a {g.dtype} gradient but a {p.dtype} parameter; one of them is complex."
             )
+    expected: dict[Any, dict[str, tuple[int, ...]]] = {}
+
+    def shapes(slot: str, make: Callable[..., Array], label: tuple[Hashable, ...], g: Any, plain: bool):
+        """What init makes of this slot for a parameter shaped like the gradient, by name."""
+        at = (slot, label, g.shape, g.dtype, plain)
+        if at not in expected:
+            like = jax.ShapeDtypeStruct(g.shape, g.dtype)
+            one = jax.eval_shape(lambda p: make(p, *label), like)
+            made = jax.eval_shape(lambda x: codecs[slot].start(x, plain), one) if slot in codecs else {"": one}
+            expected[at] = {names[slot][part]: x.shape for part, x in made.items()}
+        return expected[at]
+
     for i in live:
         want = np.shape(gs[i])
         wrong = [("parameter", ps[i])] if ps[i] is not None and np.shape(ps[i]) != want else []
-        odd = [(name, leaves[i]) for name, leaves in slots.items() if np.shape(leaves[i]) != want]
-        # A factored or pooled moment is smaller than its leaf; its own init knows how small.
-        wrong += [(f"moment {name!r}", x) for name, x in odd if np.shape(x) != _init_shape(makers[name], i, gs[i])]
-        for what, other in wrong[:1]:
+        for part, own in zip(parts, labels, strict=True):
+            label = (own[i],) if part.labels else ()
+            for slot, make in part.slots.items():
+                here = {name: np.shape(slots[name][i]) for name in names[slot].values()}
+                if wrong or all(shape == want for shape in here.values()):
+                    continue
+                # A factored, pooled or encoded moment is smaller than its leaf; its own init knows how small.
+                if all(
+                    here != shapes(slot, make, label, gs[i], plain) for plain in (False, True)[: 1 + (slot in codecs)]
+                ):
+                    name = next(iter(here))
+                    wrong = [(f"moment {name!r}", slots[name][i])]
+        for what, other in wrong:
             raise ValueError(
                 f"leaf {tree.names(grads)[i]!r} has a gradient of shape {want} but a {what} of shape"
                 f" {np.shape(other)}; init the optimiser with the parameters that are differentiated."
             )
 
 
-def _init_shape(maker: tuple[Callable[..., Array], Sequence[Hashable] | None], i: int, g: Any) -> tuple[int, ...]:
-    """The shape of a slot of leaf i, as its init makes it for a parameter shaped like the gradient."""
-    make, labels = maker
-    label = () if labels is None else (labels[i],)
-    return jax.eval_shape(lambda p: make(p, *label), jax.ShapeDtypeStruct(np.shape(g), g.dtype)).shape
+class _Loaded(Mapping[str, list[Array]]):
+    """Every slot of the trained leaves as numbers, decoded when it is read."""
+
+    def __init__(self, kept: Mapping[str, list[Array]], names: Mapping, codecs: Mapping, gs: list, live: list[int]):
+        self.kept, self.names, self.codecs, self.shapes = kept, names, codecs, [gs[i].shape for i in live]
+
+    def __getitem__(self, slot: str) -> list[Array]:
+        if slot not in self.codecs:
+            return self.kept[slot]
+        each = [{part: self.kept[name][k] for part, name in self.names[slot].items()} for k in range(len(self.shapes))]
+        return [self.codecs[slot].load(kept, shape) for kept, shape in zip(each, self.shapes, strict=True)]
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-def check_rule(rule: Rule | Callable[..., Any], moments: Mapping[str, Any]) -> None:
-    """Raise a sentence where a rule does not take these moments.
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(f"two things that the state keeps would be named {tree.some(twice)}; rename the moment.")
 
-    Raises:
-      TypeError: if it wants others.
-    """
-    call, lead = (rule.call, 3) if isinstance(rule, Rule) else (rule, 2)
-    name = rule.name if isinstance(rule, Rule) else getattr(rule, "__name__", repr(rule))
-    try:
-        extra = {"p": None} if isinstance(rule, Rule) and rule.needs_params else {}
-        inspect.signature(call).bind(*range(lead), **moments, **extra)
-    except TypeError as error:
-        raise TypeError(f"the rule {name} does not fit the moments {tree.some(list(moments))}: {error}.") from error
+
+def _check_state(state: Any, moments: list[str], scalars: list[str]) -> None:
+    if isinstance(state, State) and set(moments) <= state.moments.keys() and set(scalars) <= state.scalars.keys():
+        return
+    have = [*state.moments, *state.scalars] if isinstance(state, State) else []
+    has = f"the moments {tree.some(have)}" if isinstance(state, State) else f"{state!r:.60}"
+    keeps = tree.some([*moments, *scalars]) or "a count only"
+    raise TypeError(
+        f"this state holds {has}, but the optimiser keeps {keeps}; make it with this"
+        " optimiser's init, or restore the checkpoint that it wrote."
+    )
 
 
 def each_leaf(f: Callable[..., Any], first: PyTree, *rest: PyTree) -> PyTree:

@@ -8,7 +8,8 @@ from jaxtyping import Array
 from adamx.ground import numerics
 from adamx.ground.hyper import Derived, Scalar, above_zero, at_least_zero, constant, decay, factor_up, finite
 from adamx.ground.numerics import divide, one_minus_power
-from adamx.ground.transform import Part, Seen, Transformation, Whole, copied, lift, zeros
+from adamx.ground.part import Part, Seen, Whole, copied, zeros
+from adamx.ground.transform import Transformation, lift
 
 
 def _two(betas: Any) -> tuple[Scalar, Scalar]:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from adamx.ground import numerics, tree
+from adamx.ground.codec import Storage
 from adamx.ground.hyper import Derived, Scalar, at_least_zero, correction, finite, limit, method, whole
 from adamx.ground.hyper import axes as check_axes
 from adamx.ground.hyper import decay as check_decay
-from adamx.ground.transform import Part, Rule, Seen, Transformation, Whole, chain, check_rule, lift, zeros
+from adamx.ground.part import Part, Rule, Seen, Whole, check_rule, zeros
+from adamx.ground.transform import Transformation, chain, lift
 
 
 def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **moments: Transformation) -> Transformation:
@@ -43,8 +45,14 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
     inner: dict[str, tuple[Part, ...]] = {}
     renamed: dict[tuple[str, int, str], str] = {}
     slots: dict[str, Any] = {}
+    positive: set[str] = set()
     for keyword, tx in moments.items():
         parts = getattr(tx, "parts", None)
+        if parts is not None and any(p.storage != Storage() for p in parts):
+            raise TypeError(
+                f"the moment {keyword} is stored already; put store_state around the method, as in"
+                f" store_state(tx, {keyword}=...)."
+            )
         if parts is None or any(p.ask or p.labels for p in parts):
             raise TypeError(
                 f"the moment {keyword} must be ema, trace, another moment, or a chain of moments and bias_correct; it"
@@ -58,6 +66,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
                     raise ValueError(f"two slots of the moment {keyword} would be named {name!r}.")
                 slots[name] = make
                 renamed[keyword, i, own] = name
+                positive |= {name} if own in part.positive else set()
     if rule is None:
         if len(moments) > 1:
             raise ValueError(f"scale_by_moments needs a rule to join {tree.some(list(moments))}.")
@@ -97,6 +106,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
             hypers,
             needs_params=any(part.needs_params for part in every) or (isinstance(rule, Rule) and rule.needs_params),
             accumulates=blind and all(not part.slots or (part.accumulates and id(part) in first) for part in every),
+            positive=frozenset(positive),
         )
     )
 

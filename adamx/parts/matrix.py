@@ -10,7 +10,8 @@ from jaxtyping import Array, PyTree
 
 from adamx.ground import hyper, numerics, tree
 from adamx.ground.hyper import Scalar
-from adamx.ground.transform import Part, Seen, Transformation, lift, zeros
+from adamx.ground.part import Part, Seen, zeros
+from adamx.ground.transform import Transformation, lift
 
 # Jordan et al. 2024: a quintic whose five-fold composition lifts all singular values in [1e-3, 1] near 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -199,4 +200,4 @@ def scale_by_soap(
         "gram": rotation.start,
         "basis": rotation.start,
     }
-    return lift(Part("scale_by_soap", update, slots, hypers))
+    return lift(Part("scale_by_soap", update, slots, hypers, positive=frozenset({"nu"})))

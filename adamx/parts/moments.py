@@ -9,7 +9,8 @@ from jaxtyping import Array
 
 from adamx.ground import hyper, numerics
 from adamx.ground.hyper import Derived, Scalar
-from adamx.ground.transform import Part, Rule, Seen, Transformation, copied, lift, zeros
+from adamx.ground.part import Part, Rule, Seen, copied, zeros
+from adamx.ground.transform import Transformation, lift
 
 
 def _raised(power: int) -> Callable[[Array], Array]:
@@ -84,7 +85,8 @@ def ema(
     hypers |= {"plus": hyper.at_least_zero("plus", plus)} if added else {}
     corrected = Derived(lagging, hypers["decay"]) if lag else hyper.correction(hypers["decay"])
     hypers |= {"debias": corrected} if debias else {}
-    return lift(Part("ema", update, slots, hypers, accumulates=not lag))
+    positive = frozenset(slots if power == 2 else ())
+    return lift(Part("ema", update, slots, hypers, accumulates=not lag, positive=positive))
 
 
 class Projection(Protocol):
@@ -169,7 +171,7 @@ def additive(decay: Scalar, start: Scalar = 0.0, *, debias: bool = False) -> Tra
 
     slot = partial(zeros, real=True, start=hyper.constant("start", start))
     hypers = {"decay": hyper.decay("decay", decay)} | ({"debias": hyper.correction(decay)} if debias else {})
-    return lift(Part("additive", update, {"nu": slot}, hypers))
+    return lift(Part("additive", update, {"nu": slot}, hypers, positive=frozenset({"nu"})))
 
 
 def trace(
@@ -206,7 +208,8 @@ def trace(
     total = Derived(damped, hyper.finite("dampening", dampening), hyper.finite("weight", weight))
     slot = partial(zeros, real=real, start=hyper.constant("start", start))
     hypers = {"decay": hyper.at_least_zero("decay", decay)} | ({} if plain else {"weight": total})
-    return lift(Part("trace", update, {"trace": slot}, hypers, accumulates=True))
+    positive = frozenset({"trace"} if real else ())
+    return lift(Part("trace", update, {"trace": slot}, hypers, accumulates=True, positive=positive))
 
 
 def decayed_max(decay: Scalar, eps: Scalar = 0.0) -> Transformation:
@@ -227,7 +230,7 @@ def decayed_max(decay: Scalar, eps: Scalar = 0.0) -> Transformation:
         return new, {"max": new}
 
     hypers = {"decay": hyper.decay("decay", decay), "eps": hyper.at_least_zero("eps", eps)}
-    return lift(Part("decayed_max", update, {"max": partial(zeros, real=True)}, hypers))
+    return lift(Part("decayed_max", update, {"max": partial(zeros, real=True)}, hypers, positive=frozenset({"max"})))
 
 
 def peak(growth: Scalar = 1.0) -> Transformation:
@@ -245,7 +248,7 @@ def peak(growth: Scalar = 1.0) -> Transformation:
         return new, {"peak": new}
 
     hypers = {} if still else {"growth": hyper.at_least_zero("growth", growth)}
-    return lift(Part("peak", update, {"peak": partial(zeros, real=True)}, hypers))
+    return lift(Part("peak", update, {"peak": partial(zeros, real=True)}, hypers, positive=frozenset({"peak"})))
 
 
 def difference(*, from_zero: bool = False) -> Transformation:
@@ -348,7 +351,7 @@ def cover() -> Transformation:
             least, at = jnp.minimum(least, row), at + n
         return least + x, {"cover": packed(least + x)}
 
-    return lift(Part("cover", update, {"cover": start}))
+    return lift(Part("cover", update, {"cover": start}, positive=frozenset({"cover"})))
 
 
 def origin() -> Transformation:

@@ -23,7 +23,7 @@ from adamx.ground.hyper import (
     product,
 )
 from adamx.ground.numerics import divide, is_number, one_minus_power
-from adamx.ground.transform import Rule
+from adamx.ground.part import Rule
 
 
 def hat(eps: Scalar, b2: Scalar, power: int = 1) -> Scalar:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from adamx.ground import tree
+from adamx.ground.codec import Storage
 from adamx.ground.hyper import Scalar
-from adamx.ground.transform import Part, Seen, Transformation, Whole, lift, zeros
+from adamx.ground.part import Part, Seen, Whole, zeros
+from adamx.ground.transform import Transformation, lift
 
 _PASS = Part("pass", lambda h, g, slots, p, seen: (g, {}))
 
@@ -35,6 +37,10 @@ def by_leaf(choose: Callable[[PyTree], Sequence[int]], *txs: Transformation) -> 
         if getattr(tx, "parts", None) is None:
             raise TypeError(f"by_leaf needs chains made of adamx's links, not {tx!r:.80}.")
         for part in tx.parts or ():
+            if part.storage != Storage():
+                raise ValueError(
+                    "what leaves keep is stored around all of them: store_state(by_leaf(...)), not inside."
+                )
             if part.scalars:
                 raise ValueError(
                     f"{part.name} keeps {tree.some(list(part.scalars))} for the whole tree, which leaves with different"
@@ -89,6 +95,7 @@ def _sequence(parts: list[Part]) -> Part:
         needs_params=any(part.needs_params for part in parts),
         random=any(part.random for part in parts),
         accumulates=len(stateful) == 1 and all(part.accumulates for part in parts[: stateful[0] + 1]),
+        positive=frozenset().union(*(part.positive for part in parts)),
     )
 
 
@@ -136,6 +143,7 @@ def _joined(choose: Callable[[PyTree], Sequence[int]], parts: tuple[Part, ...]) 
         needs_params=any(part.needs_params for part in parts),
         random=any(part.random for part in parts),
         accumulates=bool(stateful) and all(part.accumulates for part in stateful),
+        positive=frozenset(n for n in names if all(n in part.positive for part in parts if n in part.slots)),
     )
 
 

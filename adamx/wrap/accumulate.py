@@ -2,7 +2,8 @@
 
 from adamx.ground import tree
 from adamx.ground.hyper import method, whole
-from adamx.ground.transform import Part, Transformation, check_transformation, lift
+from adamx.ground.part import Part
+from adamx.ground.transform import Transformation, check_transformation, lift
 
 
 @method

@@ -10,19 +10,8 @@ from jaxtyping import Array, PyTree
 
 from adamx.ground import hyper, numerics, tree
 from adamx.ground.hyper import Derived, Scalar, method
-from adamx.ground.transform import (
-    Part,
-    Seen,
-    State,
-    Transformation,
-    Whole,
-    chain,
-    check_transformation,
-    copied,
-    each_leaf,
-    lift,
-    states,
-)
+from adamx.ground.part import Part, Seen, Whole, copied
+from adamx.ground.transform import State, Transformation, chain, check_transformation, each_leaf, lift, states
 
 
 @method

@@ -9,7 +9,8 @@ from jaxtyping import PyTree
 
 from adamx.ground import numerics, tree
 from adamx.ground.hyper import Scalar, at_least_zero, product
-from adamx.ground.transform import Part, Transformation, lift
+from adamx.ground.part import Part
+from adamx.ground.transform import Transformation, lift
 from adamx.parts.select import by_leaf
 
 Group = tuple[str, Mapping[str, Any]]

@@ -57,7 +57,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         state, so a restored checkpoint brings its own.
 
     Raises:
-      ValueError: if give_up_after is not a whole number above 0.
+      ValueError: if give_up_after is not a whole number above 0, or (at init, where it is hidden in another) tx is
+        `loss_scaling`, which skips by itself.
 
     >>> import adamx
     >>> tx = skip_nonfinite(adamx.sgd(1.0))
@@ -69,26 +70,29 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     if give_up_after is not None:
         whole("give_up_after", give_up_after)
     check_transformation(tx, "skip_nonfinite")
+    _refuse_scaling(tx)
     inner = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> SkipState:
         def number(n: int) -> Array:
             return jnp.full((), n, jnp.int32)
 
-        return SkipState(inner.init(params), number(0), number(0), number(-1), number(give_up_after or 0))
+        kept = inner.init(params)
+        _refuse_scaling(kept)
+        return SkipState(kept, number(0), number(0), number(-1), number(give_up_after or 0))
 
     def update(updates: PyTree, state: SkipState, params: PyTree = None, **extra: Any) -> tuple[PyTree, SkipState]:
         # Leaves that optax.masked hides count, so that positions are those in the whole tree.
         leaves = jax.tree.leaves(updates, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
-        positions = [i for i, g in enumerate(leaves) if _is_trained(g)]
+        positions = [i for i, g in enumerate(leaves) if is_trained(g)]
         bad = [~jnp.all(jnp.isfinite(leaves[i])) for i in positions]
         flags = jnp.stack(bad) if bad else jnp.zeros((1,), bool)
         skip = jnp.any(flags)
         # The inner transformation sees zeros instead, so that derivatives through a skipped step stay finite too.
-        calm = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros_like(g), g) if _is_trained(g) else g, updates)
+        calm = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros_like(g), g) if is_trained(g) else g, updates)
         out, after = inner.update(calm, state.inner, params, **extra)
         out = jax.tree.map(
-            lambda u: jnp.where(skip, jnp.full_like(u, numerics.NO_CHANGE), u) if _is_trained(u) else u, out
+            lambda u: jnp.where(skip, jnp.full_like(u, numerics.NO_CHANGE), u) if is_trained(u) else u, out
         )
         after = jax.tree.map(lambda new, old: jnp.where(skip, old, new), after, state.inner)
         first = jnp.asarray(positions or [-1], jnp.int32)[jnp.argmax(flags)]
@@ -103,7 +107,8 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
     return Transformation(init, update, every=getattr(tx, "every", 1))
 
 
-def _is_trained(g: Any) -> bool:
+def is_trained(g: Any) -> bool:
+    """Whether this leaf of a gradient tree holds floating or complex numbers."""
     return isinstance(g, (float, complex)) or (hasattr(g, "dtype") and numerics.is_inexact(g.dtype))
 
 
@@ -139,6 +144,16 @@ def skip_report(state: PyTree, params: PyTree) -> SkipReport:
             " rate, clip, or look at that layer's inputs."
         )
     return SkipReport(skipped, streak, name)
+
+
+def _refuse_scaling(x: Any) -> None:
+    """Raise where x, a transformation or a state, is that of loss_scaling or holds it."""
+    scales_loss = lambda node: hasattr(node, "scales_loss")
+    if any(map(scales_loss, jax.tree.leaves(x, is_leaf=scales_loss))):
+        raise ValueError(
+            "what skips steps around loss_scaling would hide from it the gradients that lower its scale; it skips those"
+            " steps itself: leave the outer skip_nonfinite or loss_scaling out, and say give_up_after to loss_scaling."
+        )
 
 
 def _is_guard(x: Any) -> bool:

@@ -1,60 +1,517 @@
-"""How a moment is kept between steps, whatever the method."""
+"""How the numbers of a run are kept between steps, whatever the method: moments, and parameters."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+import optax
+from jaxtyping import Array, Int32, PyTree
 
-from adamx.ground import tree
-from adamx.ground.transform import Transformation, lift
+from adamx.ground import codec, numerics, tree
+from adamx.ground.codec import Codec, Precision, Storage, nbytes
+from adamx.ground.hyper import whole
+from adamx.ground.leaf import is_narrow
+from adamx.ground.part import Part
+from adamx.ground.transform import State, Transformation, check_transformation, lift, states
+from adamx.parts import codecs
+
+# By preset: the codec of what has both signs, and of what is never below zero.
+PRESETS = {
+    "8bit": (codecs.int8, codecs.uint8),
+    "4bit": (codecs.int4, codecs.uint4),
+    "bf16": (codecs.bfloat16, lambda: codecs.bfloat16(stochastic=True)),
+}
+# Of optax's states: fields that a preset knows.
+_FOREIGN = {"mu": False, "trace": False, "nu": True, "nu_max": True, "sum_of_squares": True}
+_BY_DTYPE = {
+    "float32": codecs.float32,
+    "bfloat16": codecs.bfloat16,
+    "float16": codecs.float16,
+    "float8_e4m3fn": codecs.float8_e4m3fn,
+    "float8_e5m2": codecs.float8_e5m2,
+    "int8": codecs.int8,
+    "uint8": codecs.uint8,
+    "int4": codecs.int4,
+    "uint4": codecs.uint4,
+}
+_PRECISIONS = {p.keeps: p for p in (codecs.kahan(), codecs.split8(), codecs.split16(), codecs.master())}
 
 
-def store_state(tx: Transformation, **dtypes: Any) -> Transformation:
-    """The same method with moments kept in other floating dtypes; each step computes in float32 and sees fresh values.
+class Stored(NamedTuple):
+    """The state of a foreign transformation whose moments are kept encoded.
+
+    Attributes:
+      count: int32[], steps taken.
+      inner: its own state, with codes in the fields that are stored.
+      beside: by field and what is kept ("mu_scale"), trees of the field's structure.
+    """
+
+    count: Int32[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (it hides tuple.count; optax's name)
+    inner: PyTree
+    beside: dict[str, PyTree]
+
+
+class _StoreState:
+    """See :func:`store_state`; an object so that its plan is found beside it."""
+
+    def __call__(
+        self,
+        tx: optax.GradientTransformation,
+        preset: str | None = None,
+        /,
+        *,
+        min_size: int = 4096,
+        keep: tree.Mask | None = None,
+        seed: int = 0,
+        tile: int | None = None,
+        **moments: Codec | Any,
+    ) -> Transformation:
+        """The same method with its moments kept in fewer bytes; each step computes in float32 and sees fresh values.
+
+        Args:
+          tx: a method, a chain of links from adamx, or any transformation of optax.
+          preset: "8bit" (`codecs.int8()`, and `uint8()` for what is never negative), "4bit" (`int4()`, `uint4()`) or
+            "bf16" (to nearest, and stochastically for what is never negative) for all moments that are not named.
+          min_size: leaves of fewer elements keep float32: norms and biases are few bytes and much of the training.
+          keep: leaves that keep float32 whatever their size; glob patterns over names, a tree of bools, or a function.
+          seed: of the noise of stochastic codecs, which is the same on one device and many, whole and in tiles.
+          tile: elements of a leaf that are computed at a time, in place, so that temporaries are a tile and not a leaf;
+            by default 2^15 on CPU, 2^22 elsewhere. Leaves that are sharded without `shard_map`, and methods that
+            reduce over a leaf, are computed whole.
+          moments: by name, a codec of :mod:`adamx.codecs`, or a dtype for the plain one of that dtype.
+
+        State: codes under the moment's name, of the parameters' shape (4 bits: half its last axis), and with codecs by
+        blocks float32 units under "mu_scale"; a leaf that keeps float32 has one number there. A number named after
+        each codec travels with checkpoints, so that another configuration refuses them.
+
+        Of foreign transformations the fields of these names are encoded after every step, whole leaves at a time.
+
+        Raises:
+          TypeError: if tx is no transformation, or a moment's value no codec.
+          ValueError: if there is no such preset or moment, a codec cannot keep numbers below zero where the moment has
+            them; at init, if the leaf is sharded such that blocks do not fit.
+
+        >>> import adamx
+        >>> tx = adamx.store_state(adamx.adam(1e-3), "8bit")
+        >>> state = tx.init({"w": jnp.ones((128, 256)), "b": jnp.ones(256)})
+        >>> {name: m["w"].dtype.name for name, m in state.moments.items()}
+        {'mu': 'int8', 'mu_scale': 'float32', 'nu': 'uint8', 'nu_scale': 'float32'}
+        >>> print(adamx.store_state.plan(tx, {"w": jnp.ones((128, 256)), "b": jnp.ones(256)}))
+        leaf   shape     mu                nu                 before   after
+        w      128x256   int8(block=256)   uint8(block=256)   262144   66560
+        b      256       float32           float32              2048    2048
+        total                                                 264192   68608
+        a parameter of 33024: 8.00 bytes before, 2.08 after
+        """
+        check_transformation(tx, "store_state")
+        whole("min_size", min_size, 0)
+        if tile is not None:
+            whole("tile", tile)
+        if whole("seed", seed, 0) >= 2**32:
+            raise ValueError(f"seed must be below 2^32, but is {seed}.")
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"there is no preset {preset!r}; there are {', '.join(map(repr, PRESETS))}.")
+        if preset is None and not moments:
+            raise ValueError(
+                "store_state needs a preset or a moment, as in store_state(tx, '8bit') or (tx, mu=int8())."
+            )
+        named = {name: _as_codec(name, value) for name, value in moments.items()}
+
+        def plain(params: PyTree) -> list[bool]:
+            kept = [False] * len(tree.flatten(params)[0]) if keep is None else tree.selected(keep, params, "keep")
+            small = (x is not None and int(np.prod(np.shape(x))) < min_size for x in tree.flatten(params)[0])
+            return [a or b for a, b in zip(kept, small, strict=True)]
+
+        parts = getattr(tx, "parts", None)
+        if parts is None:
+            if isinstance(tx, Transformation):
+                raise TypeError(
+                    "store_state stands around a method or a chain of links, and wrappers stand around it:"
+                    " skip_nonfinite(store_state(adam(...), ...))."
+                )
+            return _foreign(tx, PRESETS.get(preset or ""), named, plain, seed)
+        kept = {name: name in part.positive for part in parts for name in part.slots if not _is_residue(part)}
+        chosen = _chosen(kept, preset, named, "method")
+        for name, c in chosen.items():
+            if not c.signed and not kept[name]:
+                raise ValueError(f"{c.name} keeps no number below zero, but {name} has some; choose a signed codec.")
+
+        def stored(part: Part) -> Part:
+            mine = {name: c for name, c in chosen.items() if name in part.slots}
+            if not mine:
+                return part
+            if part.storage.codecs:
+                raise ValueError(
+                    f"{tree.some(list(part.storage.codecs))} is stored already; name all codecs in one call."
+                )
+            marks = {f"{name} as {c.name}": 1 for name, c in mine.items()}
+            return part._replace(storage=Storage(mine, None, plain, seed, tile), scalars={**part.scalars, **marks})
+
+        return lift(*map(stored, parts))
+
+    def plan(self, tx: Transformation, params: PyTree) -> "Plan":
+        """What is kept of each leaf, and in how many bytes; print it before training.
+
+        Args:
+          tx: a method, chain, `store_state(...)` or `store_params(...)` of such.
+          params: arrays or their descriptions; nothing is allocated.
+
+        Raises:
+          TypeError: if tx is not made of adamx's links.
+        """
+        parts = getattr(tx, "parts", None)
+        if parts is None:
+            raise TypeError(
+                f"the plan of {tx!r:.60} is not known: pass the store_state(...) or store_params(...) itself."
+            )
+        bare = lift(*(part._replace(storage=Storage()) for part in parts if not _is_residue(part)))
+        shapes = jax.eval_shape(lambda p: p, params)
+        before, after = (jax.eval_shape(t.init, shapes).moments for t in (bare, tx))
+        columns = [name for part in parts if not _is_residue(part) for name in part.slots]
+        found = {name: c for part in parts for name, c in part.storage.codecs.items()}
+        precision = parts[-1].storage.precision if parts else None
+        leaf = lambda of, name, i: tree.flatten(of[name])[0][i]
+        rows = []
+        for i, (name, p) in enumerate(zip(tree.names(params), tree.flatten(shapes)[0], strict=True)):
+            if p is None:
+                continue
+            says = {}
+            for slot in columns:
+                first = leaf(after, slot, i)
+                c = found.get(slot)
+                is_code = c is not None and c.encoded({"": first}, p.shape)
+                says[slot] = c.name if c is not None and is_code else first.dtype.name
+            if precision is not None:
+                says["parameter"] = f"{p.dtype.name} {precision.name}" if is_narrow(p.dtype) else p.dtype.name
+            size = lambda of, i=i: sum(nbytes(leaf(of, n, i)) for n in of)
+            rows.append(Row(name, p.shape, says, size(before), size(after), nbytes(p)))
+        return Plan(tuple(rows))
+
+
+store_state = _StoreState()
+
+
+class Row(NamedTuple):
+    """One leaf of a plan: how each moment (and the parameter) is kept, and the state's bytes."""
+
+    leaf: str
+    shape: tuple[int, ...]
+    kept: Mapping[str, str]
+    before: int
+    after: int
+    parameter: int
+
+
+class Plan(NamedTuple):
+    """What a state holds, leaf by leaf; prints as a table.
+
+    Attributes:
+      rows: one for each leaf.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(row.shape)) for row in self.rows)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the optimiser's state: moments, units, residues."""
+        return sum(row.after for row in self.rows)
+
+    @property
+    def training_bytes(self) -> int:
+        """Of parameters, their gradients in the same dtype, and the state."""
+        return self.state_bytes + 2 * sum(row.parameter for row in self.rows)
+
+    def __str__(self) -> str:
+        """The table, and what a parameter takes."""
+        kinds = list(dict.fromkeys(k for row in self.rows for k in row.kept))
+        head = ["leaf", "shape", *kinds, "before", "after"]
+        lines = [
+            [
+                r.leaf,
+                "x".join(map(str, r.shape)) or "()",
+                *(r.kept.get(k, "") for k in kinds),
+                str(r.before),
+                str(r.after),
+            ]
+            for r in self.rows
+        ]
+        before, after = (
+            (str(sum(x)) for x in zip(*((r.before, r.after) for r in self.rows), strict=True)) if lines else ("0",) * 2
+        )
+        lines.append(["total", "", *("" for _ in kinds), before, after])
+        widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+        right = len(head) - 2
+        row = lambda cells: "   ".join(
+            c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        n = max(self.parameters, 1)
+        end = f"a parameter of {self.parameters}: {int(before) / n:.2f} bytes before, {int(after) / n:.2f} after"
+        if "parameter" in kinds:
+            weights = sum(r.parameter for r in self.rows) / n
+            end += f"; in training {self.training_bytes / n:.2f} with weights and gradients of {weights:.2f} each"
+        return "\n".join([row(head), *map(row, lines), end])
+
+
+def _is_residue(part: Part) -> bool:
+    return part.storage.precision is not None
+
+
+def _as_codec(name: str, value: Any) -> Codec:
+    if isinstance(value, Codec):
+        return value
+    if hasattr(value, "reduce") and hasattr(value, "expand"):
+        return codecs.reduced(value)
+    try:
+        made = None if value is None else _BY_DTYPE.get(jnp.dtype(value).name)
+    except TypeError:
+        made = None
+    if made is None:
+        raise TypeError(f"{name} must be stored by a codec such as codecs.int8(), or in a dtype, not {value!r:.60}.")
+    return made()
+
+
+def _chosen(kept: Mapping[str, bool], preset: str | None, named: Mapping[str, Codec], who: str) -> dict[str, Codec]:
+    """The codec of each moment."""
+    for name in named:
+        if name not in kept:
+            raise ValueError(
+                f"there is no moment {name!r} to store; this {who} keeps {tree.some(list(kept)) or 'none'}."
+            )
+    both = PRESETS.get(preset or "")
+    rest = {} if both is None else {name: both[positive]() for name, positive in kept.items() if name not in named}
+    return {**rest, **named}
+
+
+def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed: int) -> Transformation:
+    """Another library's transformation, whose fields are decoded before each step and encoded after it."""
+    tx = optax.with_extra_args_support(tx)
+
+    def fields(state: PyTree) -> dict[str, Codec]:
+        has = lambda name: optax.tree.get(state, name, None) is not None
+        known = {name: preset[positive]() for name, positive in _FOREIGN.items() if preset is not None and has(name)}
+        for name in named:
+            if not has(name):
+                raise ValueError(f"there is no field {name!r} to store in the state of {type(state).__name__}.")
+        return {**known, **named}
+
+    def init(params: PyTree) -> Stored:
+        state = tx.init(params)
+        keeps, beside = plain(params), {}
+        for name, c in fields(state).items():
+            leaves, treedef = tree.flatten(optax.tree.get(state, name))
+            if len(leaves) != len(keeps):
+                raise ValueError(f"the field {name!r} is not shaped like the parameters, so that it cannot be stored.")
+            each = [None if x is None else c.start(x, k) for x, k in zip(leaves, keeps, strict=True)]
+            beside |= {
+                c.names(name)[w]: treedef.unflatten(None if k is None else k[w] for k in each) for w in c.cuts if w
+            }
+            state = optax.tree.set(state, **{name: treedef.unflatten(None if k is None else k[""] for k in each)})
+            beside[f"{name} as {c.name}"] = jnp.ones((), jnp.int32)
+        return Stored(jnp.zeros((), jnp.int32), state, beside)
+
+    def update(updates: PyTree, state: Stored, params: PyTree = None, **extra: Any) -> tuple[PyTree, Stored]:
+        inner, chosen = state.inner, fields(state.inner)
+        for name, c in chosen.items():
+            if f"{name} as {c.name}" not in state.beside:
+                raise TypeError(f"this state does not keep {name} as {c.name}; make it with this optimiser's init.")
+        shapes = [None if g is None else jnp.shape(g) for g in tree.flatten(updates)[0]]
+        kept: dict[str, list] = {}
+        for name, c in chosen.items():
+            leaves, treedef = tree.flatten(optax.tree.get(inner, name))
+            others = {w: treedef.flatten_up_to(state.beside[c.names(name)[w]]) for w in c.cuts if w}
+            kept[name] = [{"": x} | {w: o[i] for w, o in others.items()} for i, x in enumerate(leaves)]
+            wide = [None if s is None else c.load(k, s) for k, s in zip(kept[name], shapes, strict=True)]
+            inner = optax.tree.set(inner, **{name: treedef.unflatten(wide)})
+        out, inner = tx.update(updates, inner, params, **extra)
+        beside = dict(state.beside)
+        count = numerics.increment(state.count)
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), count)
+        for place, (name, c) in enumerate(chosen.items()):
+            leaves, treedef = tree.flatten(optax.tree.get(inner, name))
+            own = [
+                jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, place), i)) for i in range(len(leaves))
+            ]
+            bits = lambda i, own=own: lambda: codec.noise(own[i], shapes[i] or ())
+            each = [None if x is None else c.save(x, kept[name][i], bits(i)) for i, x in enumerate(leaves)]
+            beside |= {
+                c.names(name)[w]: treedef.unflatten(None if k is None else k[w] for k in each) for w in c.cuts if w
+            }
+            inner = optax.tree.set(inner, **{name: treedef.unflatten(None if k is None else k[""] for k in each)})
+        return out, Stored(count, inner, beside)
+
+    return Transformation(init, update)
+
+
+def store_params(
+    tx: optax.GradientTransformation, precision: Precision, *, seed: int = 0, tile: int | None = None
+) -> Transformation:
+    """A method for bfloat16 or float16 parameters that loses no step to their rounding.
+
+    tx sees the parameters in float32, as `precision` keeps them; the update that comes out is the float32 difference
+    between the next visible parameter and this one, so that `optax.apply_updates` lands on it bit for bit. Leaves of
+    other dtypes are trained as ever.
 
     Args:
-      tx: a method, or a chain of links from adamx only.
-      dtypes: for moments by name, a floating dtype such as `jnp.bfloat16` or "float16". Rounding is to nearest: in
-        bfloat16 a second moment with 1 - b2 < 2^-9 can never decay, so keep `nu` in float32. Moments of complex leaves
-        stay complex64.
+      tx: any transformation; if it is made of adamx's links, each leaf is computed tile by tile, in place.
+      precision: of :mod:`adamx.codecs`: `split8()`, `split16()`, `kahan()`, `stochastic()`, `master()`, `nearest()`.
+      seed: of the noise of stochastic ones.
+      tile: as in :func:`store_state`.
+
+    State: that of tx, and one slot ("residue_int8", "residue_int16", "residue_kahan" or "master") of the parameters'
+    shape. Start from float32 parameters with :func:`split_params`, and get them back with :func:`full_params`.
+
+    It must come last: nothing may change an update behind it. Parameters below 1.2e-38 become 0.
 
     Raises:
-      TypeError: if tx is not made of parts, or a dtype is not a real floating one.
-      ValueError: if the method keeps no moment of a name.
+      TypeError: if tx is no transformation, or precision none of the six.
+      ValueError: if it stands inside another.
 
     >>> import adamx
-    >>> tx = store_state(adamx.adam(1e-3), mu=jnp.bfloat16)
-    >>> {name: m["w"].dtype.name for name, m in tx.init({"w": jnp.ones(3)}).moments.items()}
-    {'mu': 'bfloat16', 'nu': 'float32'}
+    >>> def hundred_steps(tx, p):
+    ...     state = tx.init(p)
+    ...     for _ in range(100):
+    ...         updates, state = tx.update({"w": jnp.ones(1, jnp.bfloat16)}, state, p)
+    ...         p = optax.apply_updates(p, updates)
+    ...     return float(p["w"][0])
+    >>> p = {"w": jnp.ones(1, jnp.bfloat16)}
+    >>> hundred_steps(adamx.sgd(1e-3), p), hundred_steps(adamx.store_params(adamx.sgd(1e-3), adamx.codecs.split8()), p)
+    (1.0, 0.8984375)
     """
-    if getattr(tx, "parts", None) is None:
-        raise TypeError(f"store_state needs a method or a chain made of adamx's links, not {tx!r:.80}.")
-    parts = tx.parts or ()
-    kept = [name for part in parts for name in part.slots]
-    for name, dtype in dtypes.items():
-        if name not in kept:
-            raise ValueError(f"there is no moment {name!r} to store; this method keeps {tree.some(kept) or 'none'}.")
-        if not _is_floating(dtype):
-            raise TypeError(f"{name} must be stored in a floating dtype such as 'bfloat16', not {dtype!r}.")
-
-    def stored(make: Callable[..., Array], dtype: Any, p: Any, *label: Any) -> Array:
-        slot = make(p, *label)
-        return slot if jnp.iscomplexobj(slot) else slot.astype(dtype)
-
-    return lift(
-        *(
-            part._replace(
-                slots={n: partial(stored, make, dtypes[n]) if n in dtypes else make for n, make in part.slots.items()}
-            )
-            for part in parts
+    check_transformation(tx, "store_params")
+    if not isinstance(precision, Precision):
+        raise TypeError(
+            f"precision must be one such as codecs.split8(), not {precision!r:.60}; moments are store_state's."
         )
+    if tile is not None:
+        whole("tile", tile)
+    if whole("seed", seed, 0) >= 2**32:
+        raise ValueError(f"seed must be below 2^32, but is {seed}.")
+
+    def start(p: Any) -> Array:
+        if not is_narrow(p.dtype) or precision.start is None:
+            return jnp.zeros((1,) * len(p.shape), jnp.float32)
+        return precision.start(jnp.asarray(p).astype(jnp.float32), p.dtype)
+
+    slots = {} if precision.keeps is None else {precision.keeps: start}
+    marks = {f"parameters as {precision.name}": 1}
+    keep = lambda h, g, slots, p, seen: (g, slots)
+    storage = Storage(precision=precision, seed=seed, tile=tile)
+    end = Part("store_params", keep, slots, scalars=marks, needs_params=True, storage=storage)
+    parts = getattr(tx, "parts", None)
+    if parts is not None:
+        return lift(*parts, end)
+    landing, inner = lift(end), optax.with_extra_args_support(tx)
+
+    def init(params: PyTree) -> tuple[PyTree, PyTree]:
+        wide = jax.tree.map(lambda p: p.astype(jnp.float32) if _narrow(p) else p, params)
+        return inner.init(wide), landing.init(params)
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, Any]:
+        if params is None:
+            raise ValueError("store_params reads the parameters: call update(grads, state, params).")
+        wide = jax.tree.map(lambda g: g.astype(jnp.float32) if _narrow(g) else g, updates)
+        out, after = inner.update(wide, state[0], full_params(state[1], params), **extra)
+        out, landed = landing.update(out, state[1], params)
+        return out, (after, landed)
+
+    return Transformation(init, update, every=getattr(tx, "every", 1))
+
+
+def _narrow(x: Any) -> bool:
+    return hasattr(x, "dtype") and is_narrow(x.dtype)
+
+
+def seven_bytes(
+    tx: optax.GradientTransformation, *, min_size: int = 4096, keep: tree.Mask | None = None
+) -> Transformation:
+    """Training in 7 bytes a parameter: bfloat16 weights (2) and gradients (2), a residue (1), 8-bit moments (1 + 1).
+
+    It is `store_params(store_state(tx, "8bit"), codecs.split8())`. Units add 2 * 4 / 256 bytes; methods with more or
+    fewer moments than Adam take as many more or fewer.
+
+    Args:
+      tx: a method; see :func:`store_state`.
+      min_size, keep: leaves whose moments keep float32.
+    """
+    return store_params(store_state(tx, "8bit", min_size=min_size, keep=keep), codecs.split8())
+
+
+def split_params(
+    tx: Transformation, params: PyTree, dtype: Any = jnp.bfloat16, keep: tree.Mask | None = None
+) -> tuple[PyTree, PyTree]:
+    """Start a run of :func:`store_params` from float32 parameters: the visible ones, and a state that holds the rest.
+
+    Args:
+      tx: a transformation with `store_params` in it.
+      params: float32 leaves are split, others are left as they are.
+      dtype: of the visible parameters: bfloat16 or float16.
+      keep: leaves that stay float32; glob patterns over names, a tree of bools, or a function.
+
+    Returns:
+      (params, state). `full_params(state, params)` gives back what precision keeps of them: all, bit for bit, for
+      `split16()` in bfloat16 and `master()`.
+
+    Raises:
+      ValueError: if dtype is another.
+    """
+    if not is_narrow(jnp.dtype(dtype)):
+        raise ValueError(f"dtype must be bfloat16 or float16, but is {jnp.dtype(dtype).name}.")
+    dtype = jnp.dtype(dtype)
+    leaves, treedef = tree.flatten(params)
+    kept = [False] * len(leaves) if keep is None else tree.selected(keep, params, "keep")
+    splits = [not k and hasattr(x, "dtype") and x.dtype == jnp.float32 for k, x in zip(kept, leaves, strict=True)]
+    near = treedef.unflatten(
+        numerics.rounded(x, dtype).astype(dtype) if s else x for x, s in zip(leaves, splits, strict=True)
     )
+    state = tx.init(near)
+    found = _residues(state)
+    if not found:
+        return near, state
+    (name, precision), *more = found
+    if more:
+        raise ValueError(f"this state keeps parameters in several ways: {tree.some([n for n, _ in found])}.")
+    none = lambda: jnp.uint32(1 << 31)
+    both = [precision.encode(x, dtype, none) if s else None for x, s in zip(leaves, splits, strict=True)]
+    near = treedef.unflatten(x if b is None else b[0].astype(dtype) for x, b in zip(leaves, both, strict=True))
+
+    def filled(x: Any) -> Any:
+        if not isinstance(x, State) or name not in x.moments:
+            return x
+        slots, where = tree.flatten(x.moments[name])
+        mine = (s if b is None else b[1] for s, b in zip(slots, both, strict=True))
+        return x._replace(moments={**x.moments, name: where.unflatten(mine)})
+
+    return near, jax.tree.map(filled, state, is_leaf=lambda x: isinstance(x, State))
 
 
-def _is_floating(dtype: Any) -> bool:
-    try:
-        return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        return False
+def full_params(state: PyTree, params: PyTree) -> PyTree:
+    """The float32 parameters that a run with :func:`store_params` has, for evaluation or a checkpoint.
+
+    Args:
+      state: one with the state of `store_params` somewhere in it.
+      params: the visible ones.
+
+    Raises:
+      ValueError: if the state keeps parameters in several ways (the parts of `optax.partition`).
+    """
+    found = _residues(state)
+    if len(found) > 1:
+        raise ValueError(f"this state keeps parameters in several ways: {tree.some([n for n, _ in found])}.")
+    if not found:
+        return jax.tree.map(lambda p: p.astype(jnp.float32) if _narrow(p) else p, params)
+    ((name, precision),) = found
+    beside = next(s.moments[name] for s in states(state) if name in s.moments)
+    return jax.tree.map(lambda p, b: precision.decode(p, b) if _narrow(p) else p, params, beside)
+
+
+def _residues(state: PyTree) -> Sequence[tuple[str, Precision]]:
+    return [
+        (name, p) for s in states(state) for name, p in _PRECISIONS.items() if name is not None and name in s.moments
+    ]

@@ -1,0 +1,283 @@
+"""What a chain of parts does to one leaf, from what the state keeps to what it keeps next. No trees.
+
+Slots are decoded, the parts run in order in float32, and what they leave is encoded again; where anything is encoded,
+leaf by leaf this is done in tiles, see :mod:`adamx.ground.stream`.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from adamx.ground import codec, numerics, stream
+from adamx.ground.hyper import resolve
+from adamx.ground.part import Part, Seen
+
+
+class Hyper:
+    """One part's hyper-parameters, of which plain numbers stay what they are and the rest is resolved each step."""
+
+    def __init__(self, tree: Any):
+        self.specs, self.structure = jax.tree.flatten(tree)
+        self.dynamic = [i for i, spec in enumerate(self.specs) if not numerics.is_number(spec)]
+
+    def resolved(self, count: Array, t: Array, real: Any, told: Mapping[str, Any]) -> list[Array]:
+        """The values in this step of what is not a plain number."""
+        return [jnp.asarray(resolve(self.specs[i], count, t, real, told)) for i in self.dynamic]
+
+    def filled(self, values: list[Array]) -> Any:
+        """The tree with these values in place."""
+        out: list[Any] = list(self.specs)
+        for i, value in zip(self.dynamic, values, strict=True):
+            out[i] = value
+        return jax.tree.unflatten(self.structure, out)
+
+
+class Step(NamedTuple):
+    """What all leaves of one stage share in one step.
+
+    Attributes:
+      t: int32[], this step, counted from 1.
+      hyper: for each part of the stage, what is resolved of its hyper-parameters.
+      asked: what the stage's first part asked about the whole tree.
+      micro: the place of this gradient in its step, where several make one up.
+    """
+
+    t: Array
+    hyper: list[list[Array]]
+    asked: Any
+    micro: Any
+
+
+class Program:
+    """What a chain of parts does to one leaf.
+
+    Attributes:
+      parts: in order.
+      every: gradients that make up one step.
+      stages: the parts' positions, cut before every part that asks about the whole tree.
+      hypers: of each part.
+      codecs: by slot, where there is one.
+      names: by slot, the names in the state of what it keeps; "" is the slot itself.
+      precision: how parameters are kept; None as they are.
+      residue: the name in the state of what lies beside the parameters, or "".
+      random: which parts draw noise.
+    """
+
+    def __init__(self, parts: Sequence[Part], every: int):
+        self.parts, self.every = parts, every
+        self.stages = _stages(parts)
+        self.hypers = [Hyper(part.hyper) for part in parts]
+        slots = [slot for part in parts for slot in part.slots]
+        self.codecs = {slot: c for part in parts for slot, c in part.storage.codecs.items()}
+        self.names = {s: self.codecs[s].names(s) if s in self.codecs else {"": s} for s in slots}
+        self.precision = parts[-1].storage.precision if parts else None
+        self.residue = (self.precision.keeps if self.precision else None) or ""
+        self.random = {i for i, part in enumerate(parts) if part.random or _draws(part.storage)}
+        self.seed = max((part.storage.seed for part in parts), default=0)
+        self.tiles = [part.storage.tile for part in parts if part.storage.tile is not None]
+        if any(part.storage.precision for part in parts[:-1]):
+            raise ValueError(
+                "store_params must come last: it decides which parameter a step lands on, and what stands behind it"
+                " would move that; put every link inside store_params(...)."
+            )
+
+    def held(self, stage: int) -> list[str]:
+        """The names in the state that a stage reads: of its parts' slots, and what lies beside the parameters."""
+        slots = [slot for i in self.stages[stage] for slot in self.parts[i].slots]
+        names = [name for slot in slots for name in self.names[slot].values()]
+        return list(dict.fromkeys([*names, *([self.residue] if self.residue else [])]))
+
+    def exact(self, p: Array, residue: Array | None) -> Array:
+        """A parameter in full: float32 where it is kept in a narrower precision."""
+        return self.precision.decode(p, residue) if self.precision is not None and is_narrow(p.dtype) else p
+
+    def leaf(
+        self,
+        stage: int,
+        labels: tuple[Hashable, ...],
+        out_dtype: Any,
+        now: Step,
+        g: Array,
+        kept: dict[str, Array],
+        p: Any,
+        at: Any,
+    ) -> tuple[Array, dict[str, Array]]:
+        """One stage on one leaf: `(update, what is kept)`.
+
+        Args:
+          stage: its position.
+          labels: of each of its parts.
+          out_dtype: None for a stage that others follow, whose update stays as it was computed; "step" for the new
+            parameter instead of the update; else the update's dtype, if no precision needs float32.
+          now: of this step.
+          g: the gradient, or what the stage before made of it.
+          kept: by the names of `held`.
+          p: the visible parameter, or None.
+          at: uint32[], the leaf's position, where noise is drawn.
+        """
+        return _Leaf(self, stage, labels, out_dtype, now, g, kept, p, at).run()
+
+
+class _Leaf:
+    """One call of `Program.leaf`: the choices that depend on the leaf, made once."""
+
+    def __init__(
+        self, program: Program, stage: int, labels: Any, out_dtype: Any, now: Step, g: Any, kept: Any, p: Any, at: Any
+    ):
+        self.program, self.labels, self.out_dtype, self.now, self.at = program, labels, out_dtype, now, at
+        self.members = program.stages[stage]
+        self.mine = [slot for i in self.members for slot in program.parts[i].slots if slot != program.residue]
+        self.whole = {"g": g} | ({} if p is None else {"p": p}) | kept
+        self.shape = g.shape
+        self.real = numerics.real_dtype(g.dtype, *(x.dtype for x in self.whole.values()))
+        # How the step ends on this leaf: the precision that its parameter is kept in, if it is narrow.
+        self.kept_narrow = program.precision is not None and p is not None and is_narrow(p.dtype)
+        self.ending, self.stepping = out_dtype is not None, out_dtype == "step"
+        self.lands = self.kept_narrow and self.ending
+        self.encoded = [
+            s for s in self.mine if s in program.codecs and self._codec(s).encoded(self._of(s, kept), g.shape)
+        ]
+        self.returned = "p" if self.stepping else "g"
+        # Where the gradient is wide enough, the next parameter is written over it; the update is their difference.
+        self.over_gradient = p is not None and g.dtype in (p.dtype, jnp.float32)
+        noisy = any(i in program.random for i in self.members)
+        self.key = _key(program.seed, now.t, at) if noisy else jnp.zeros(2, jnp.uint32)
+
+    def _codec(self, slot: str) -> codec.Codec:
+        return self.program.codecs[slot]
+
+    def _of(self, slot: str, kept: Mapping[str, Array]) -> dict[str, Array]:
+        """What a slot keeps, without the slot's name."""
+        return {what: kept[name] for what, name in self.program.names[slot].items()}
+
+    def _widened(self, x: Array) -> Array:
+        return x.astype(numerics.like(x.dtype, self.real))
+
+    def mathematics(self, u: Array, slots: dict[str, Array], p: Any) -> tuple[Any, dict[str, Array]]:
+        """What the parts compute, from wide numbers to wide numbers."""
+        new: dict[str, Array] = {}
+        micro = None if self.now.micro is None else (self.now.micro, self.program.every)
+        for i, label, values in zip(self.members, self.labels, self.now.hyper, strict=True):
+            part = self.program.parts[i]
+            if part.storage.precision is not None:
+                continue
+            hyper = self.program.hypers[i].filled([v.astype(self.real) for v in values])
+            asked = self.now.asked if i == self.members[0] else None
+            shape, seen = u.shape, Seen(self.now.t, label, asked, {}, self.at, micro)
+            u, left = part.update(hyper, u, {name: slots[name] for name in part.slots}, p, seen)
+            if getattr(u, "shape", None) != shape:
+                several = "several: it stands in scale_by_moments only"
+                what = f"one of shape {u.shape}" if hasattr(u, "shape") else several
+                raise ValueError(f"{part.name} turned a leaf of shape {shape} into {what}.")
+            new |= {name: left[name] for name in part.slots}
+        return u, new
+
+    def body(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
+        """From what the state keeps to what it keeps next, of a tile that begins at row and column `first`.
+
+        The update comes out as "g", or the new parameter as "p".
+        """
+        program, g, p = self.program, tiles["g"], tiles.get("p")
+        exact: Any = None if p is None else self._widened(program.exact(p, tiles.get(program.residue)))
+        wide = {
+            s: self._widened(self._codec(s).load(self._of(s, tiles), g.shape) if s in program.codecs else tiles[s])
+            for s in self.mine
+        }
+        u, new = self.mathematics(self._widened(g), wide, exact)
+        noise = lambda place: lambda: codec.noise(numerics.mixed(self.key + np.uint32(place)), g.shape, first)
+        kept = {}
+        for place, (slot, x) in enumerate(new.items()):
+            like = self._of(slot, tiles)
+            saved = {"": x.astype(like[""].dtype)}
+            if slot in program.codecs:
+                saved = self._codec(slot).save(x, like, noise(place))
+            kept |= {program.names[slot][what]: value for what, value in saved.items()}
+        if self.ending and program.every > 1:  # only the last gradient of a step moves the parameters
+            u = jnp.where(self.now.micro == program.every - 1, u, numerics.NO_CHANGE)
+        if self.lands and p is not None and program.precision is not None:
+            # A number below 1e-38 would be read as zero by some additions and not by others, and -0 + 0 is 0.
+            x = (exact + u).astype(jnp.float32)
+            x = jnp.where(jnp.abs(x) < codec.TINY, 0, x)
+            landed, left = program.precision.encode(x, p.dtype, noise(len(new)))
+            kept |= {program.residue: left} if program.residue else {}
+            dtype = p.dtype if self.stepping else g.dtype if self.over_gradient else jnp.float32
+            return kept | {self.returned: landed.astype(dtype)}
+        if self.stepping:
+            return kept | {"p": (exact + u).astype(tiles["p"].dtype)}
+        return kept | {"g": u.astype(self.out_dtype) if self.ending else u}
+
+    def run(self) -> tuple[Array, dict[str, Array]]:
+        """The whole leaf, in tiles where that saves memory and changes nothing."""
+        new = self._cut() if (self.encoded or self.lands) and stream.is_local(*self.whole.values()) else None
+        new = self.body(self.whole, (0, 0)) if new is None else new
+        u = new[self.returned]
+        if self.lands and not self.stepping:
+            u = u.astype(jnp.float32) - self.whole["p"].astype(jnp.float32)
+        return u, {name: x for name, x in new.items() if name not in ("g", "p")}
+
+    def _cut(self) -> dict[str, Array] | None:
+        """In tiles; None where it has to be whole."""
+        pairs = ((self.program.names[s][what], n) for s in self.encoded for what, n in self._codec(s).cuts.items())
+        cuts = dict(pairs)
+        odd = [x for name, x in self.whole.items() if x.shape != self.shape and name not in cuts and x.size != 1]
+        if odd or 0 in cuts.values():
+            return None
+        if self.program.tiles:
+            return self._in_tiles(cuts, min(self.program.tiles))(self.whole)
+        if math.prod(self.shape) <= stream.ON_CPU:
+            return None
+        here, there = (self._in_tiles(cuts, size) for size in (stream.ON_CPU, stream.ELSEWHERE))
+        return jax.lax.platform_dependent(self.whole, cpu=here, default=there)
+
+    def _in_tiles(self, cuts: Mapping[str, int], size: int) -> Callable[..., dict[str, Array]]:
+        out = jax.eval_shape(lambda tiles: self.body(tiles, (0, 0)), self.whole)
+        wide = jax.ShapeDtypeStruct(self.shape, self.real)
+        arguments = (wide, dict.fromkeys(self.mine, wide), wide if "p" in self.whole else None)
+
+        def f(whole: dict[str, Array]) -> dict[str, Array]:
+            at = stream.plan(self.shape, math.lcm(1, *cuts.values()), size)
+            if at is None or not stream.is_elementwise(self.mathematics, arguments, self.shape, at.tile):
+                return self.body(whole, (0, 0))
+            carried = {name: x for name, x in whole.items() if name in out and x.dtype == out[name].dtype}
+            beside = {} if self.returned in carried else {"u": jnp.zeros_like(whole["g"], out[self.returned].dtype)}
+
+            def inside(tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
+                new = self.body(tiles, first)
+                return new | dict.fromkeys(beside, new[self.returned])
+
+            read = {name: x for name, x in whole.items() if name not in carried}
+            new = stream.run(inside, carried | beside, read, cuts, at, self.now.t > 0)
+            return {name: new["u" if name == self.returned and beside else name] for name in out}
+
+        return f
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether parameters of this dtype have a precision to be kept in: bfloat16 and float16."""
+    return dtype in (jnp.bfloat16, jnp.float16)
+
+
+def _draws(storage: codec.Storage) -> bool:
+    precise = storage.precision is not None and storage.precision.random
+    return precise or any(c.random for c in storage.codecs.values())
+
+
+def _key(seed: int, t: Array, at: Any) -> Array:
+    """Of this leaf in this step, from the generator that every configuration of JAX has."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, t), at))
+
+
+def _stages(parts: Sequence[Part]) -> list[list[int]]:
+    """The parts' positions, cut before every part that asks about the whole tree."""
+    stages: list[list[int]] = [[]]
+    for i, part in enumerate(parts):
+        if part.ask is not None and stages[-1]:
+            stages.append([])
+        stages[-1].append(i)
+    return stages
