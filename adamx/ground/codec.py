@@ -48,9 +48,9 @@ class Codec(NamedTuple):
     def start(self, x: Array, plain: bool) -> dict[str, Array]:
         """What is kept of a first value: the number itself where `plain`, or where codes would not be smaller."""
         if not plain and not jnp.iscomplexobj(x):
+            _check_shards(self, x)
             encode = lambda x: self.encode(x.astype(jnp.float32), lambda: jnp.zeros(x.shape, jnp.uint32))
             if sum(map(nbytes, jax.eval_shape(encode, x).values())) < nbytes(x):
-                _check_shards(self, x)
                 return encode(x)
         # Arrays of the leaf's rank and never empty, which some checkpoints refuse.
         return {part: jnp.ones((1,) * x.ndim, jnp.float32) if part else x for part in self.cuts}

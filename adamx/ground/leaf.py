@@ -45,12 +45,14 @@ class Step(NamedTuple):
       hyper: for each part of the stage, what is resolved of its hyper-parameters.
       asked: what the stage's first part asked about the whole tree.
       micro: the place of this gradient in its step, where several make one up.
+      skip: bool[], whether to leave everything as it was; None where that is never wanted.
     """
 
     t: Array
     hyper: list[list[Array]]
     asked: Any
     micro: Any
+    skip: Any = None
 
 
 class Program:
@@ -178,6 +180,15 @@ class _Leaf:
         return u, new
 
     def body(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
+        """`moved`, or what there was where the step is to be skipped."""
+        skip = self.now.skip
+        if skip is None:
+            return self.moved(tiles, first)
+        # Zeros instead of what is not finite, so that derivatives through a skipped step are finite too.
+        new = self.moved(tiles | {"g": jnp.where(skip, jnp.zeros_like(tiles["g"]), tiles["g"])}, first)
+        return {name: jnp.where(skip, tiles[name], x) if name not in ("g", "u") else x for name, x in new.items()}
+
+    def moved(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
         """From what the state keeps to what it keeps next, of a tile that begins at row and column `first`.
 
         The update comes out as "g", or the new parameter as "p".
@@ -218,6 +229,8 @@ class _Leaf:
         u = new[self.returned]
         if self.lands and not self.stepping:
             u = u.astype(jnp.float32) - self.whole["p"].astype(jnp.float32)
+        if self.now.skip is not None and self.ending:
+            u = jnp.where(self.now.skip, jnp.full_like(u, numerics.NO_CHANGE), u)
         return u, {name: x for name, x in new.items() if name not in ("g", "p")}
 
     def _cut(self) -> dict[str, Array] | None:
@@ -229,7 +242,7 @@ class _Leaf:
             return None
         if self.program.tiles:
             return self._in_tiles(cuts, min(self.program.tiles))(self.whole)
-        if math.prod(self.shape) <= stream.ON_CPU:
+        if math.prod(self.shape) <= stream.SMALL:
             return None
         here, there = (self._in_tiles(cuts, size) for size in (stream.ON_CPU, stream.ELSEWHERE))
         return jax.lax.platform_dependent(self.whole, cpu=here, default=there)

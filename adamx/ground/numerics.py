@@ -251,7 +251,8 @@ def rounded_by_chance(x: Float[Array, "*s"], dtype: Any, bits: Array) -> Float[A
         count = jnp.abs(x) / unit  # exact, below 2^11
         below = jnp.floor(count)
         up = (bits >> 8).astype(jnp.float32) * np.float32(2.0**-24) < count - below
-        out = _overflowing(jnp.sign(x) * (below + up.astype(jnp.float32)) * unit, dtype)
+        size = (below + up.astype(jnp.float32)) * unit
+        out = _overflowing(jnp.where((x < 0) & (size > 0), -size, size), dtype)  # 0 has no sign
     return jnp.where(jnp.isfinite(x), out, x)
 
 

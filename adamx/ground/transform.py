@@ -45,8 +45,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
         gradient's dtype on the way.
       parts: its parts in order; None where it is more than a chain of parts.
       every: how many gradients it takes to a step.
+      guarded: `(skip, updates, state, params)`, as update, but where the bool skip is True nothing changes, number by
+        number and in place; None where update is more than a chain of parts.
     """
 
+    guarded: Callable[..., Any] | None = None
     parts: tuple[Part, ...] | None = None
     every: int = 1
     _step: Callable[..., Any] | None = None
@@ -164,7 +167,9 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         scalars = {name: jnp.full((), x, jnp.int32 if isinstance(x, int) else real) for name, x in numbers.items()}
         return State(jnp.zeros((), jnp.int32), moments, scalars)
 
-    def run(grads: PyTree, state: State, params: PyTree, stepping: bool) -> tuple[PyTree, State]:
+    def run(
+        grads: PyTree, state: State, params: PyTree, stepping: bool, skip: Array | None = None
+    ) -> tuple[PyTree, State]:
         for part in parts:
             if part.needs_params and params is None:
                 raise ValueError(
@@ -198,8 +203,9 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
             ask = parts[members[0]].ask if members else None
             if ask is not None:
                 mine = hypers[members[0]]
+                calm = lambda g: g if skip is None else jnp.where(skip, jnp.zeros_like(g), g)
                 whole = Whole(
-                    [us[i] for i in live],
+                    [calm(us[i]) for i in live],
                     [None if ps[i] is None else program.exact(ps[i], beside[i]) for i in live],
                     _Loaded({n: [leaves[i] for i in live] for n, leaves in slots.items()}, names, codecs, gs, live),
                     dict(told),
@@ -208,7 +214,7 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 )
                 asked = ask(mine.filled(mine.resolved(count, t, real, told)), whole)
                 told |= asked if isinstance(asked, dict) else {}
-            now = Step(t, [hypers[m].resolved(count, t, real, told) for m in members], asked, micro)
+            now = Step(t, [hypers[m].resolved(count, t, real, told) for m in members], asked, micro, skip)
             noisy = any(m in program.random for m in members)
             for i in live:
                 labels = tuple(label[m][i] for m in members)
@@ -222,6 +228,9 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
             us[i] = ps[i] if stepping else _untrained_update(gs[i], ps[i])
         moments = {name: treedef.unflatten(slots[name]) for name in all_names}
         scalars = {name: told[name].astype(state.scalars[name].dtype) for name in keeper}
+        if skip is not None:
+            after = jnp.where(skip, state.count, after)
+            scalars = {name: jnp.where(skip, state.scalars[name], x) for name, x in scalars.items()}
         return treedef.unflatten(us), State(after, moments, scalars)
 
     def update(updates: PyTree, state: State, params: PyTree = None, **extra: Any) -> tuple[PyTree, State]:
@@ -231,7 +240,12 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
     def step(grads: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
         return run(grads, state, params, stepping=True)
 
-    return Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
+    def guarded(skip: Array, updates: PyTree, state: State, params: PyTree = None) -> tuple[PyTree, State]:
+        return run(updates, state, params, stepping=False, skip=skip)
+
+    made = Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
+    made.guarded = guarded
+    return made
 
 
 def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[str, Any]]) -> dict[str, str]:

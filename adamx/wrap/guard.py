@@ -71,7 +71,7 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         whole("give_up_after", give_up_after)
     check_transformation(tx, "skip_nonfinite")
     _refuse_scaling(tx)
-    inner = optax.with_extra_args_support(tx)
+    inner, guarded = optax.with_extra_args_support(tx), getattr(tx, "guarded", None)
 
     def init(params: PyTree) -> SkipState:
         def number(n: int) -> Array:
@@ -88,6 +88,9 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         bad = [~jnp.all(jnp.isfinite(leaves[i])) for i in positions]
         flags = jnp.stack(bad) if bad else jnp.zeros((1,), bool)
         skip = jnp.any(flags)
+        if guarded is not None:
+            out, after = guarded(skip, updates, state.inner, params)
+            return out, counted(after, skip, flags, positions, state)
         # The inner transformation sees zeros instead, so that derivatives through a skipped step stay finite too.
         calm = jax.tree.map(lambda g: jnp.where(skip, jnp.zeros_like(g), g) if is_trained(g) else g, updates)
         out, after = inner.update(calm, state.inner, params, **extra)
@@ -95,8 +98,11 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
             lambda u: jnp.where(skip, jnp.full_like(u, numerics.NO_CHANGE), u) if is_trained(u) else u, out
         )
         after = jax.tree.map(lambda new, old: jnp.where(skip, old, new), after, state.inner)
+        return out, counted(after, skip, flags, positions, state)
+
+    def counted(after: PyTree, skip: Array, flags: Array, positions: list[int], state: SkipState) -> SkipState:
         first = jnp.asarray(positions or [-1], jnp.int32)[jnp.argmax(flags)]
-        return out, SkipState(
+        return SkipState(
             after,
             jnp.where(skip, numerics.increment(state.skipped), state.skipped),
             jnp.where(skip, numerics.increment(state.streak), 0),

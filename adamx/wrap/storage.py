@@ -78,7 +78,7 @@ class _StoreState:
           keep: leaves that keep float32 whatever their size; glob patterns over names, a tree of bools, or a function.
           seed: of the noise of stochastic codecs, which is the same on one device and many, whole and in tiles.
           tile: elements of a leaf that are computed at a time, in place, so that temporaries are a tile and not a leaf;
-            by default 2^15 on CPU, 2^22 elsewhere. Leaves that are sharded without `shard_map`, and methods that
+            by default 2^19 on CPU, 2^22 elsewhere. Leaves that are sharded without `shard_map`, and methods that
             reduce over a leaf, are computed whole.
           moments: by name, a codec of :mod:`adamx.codecs`, or a dtype for the plain one of that dtype.
 
