@@ -64,6 +64,7 @@ from adamx.ground.transform import State as State
 from adamx.ground.transform import Transformation as Transformation
 from adamx.ground.transform import chain as chain
 from adamx.ground.transform import lift as lift
+from adamx.kernels.fused import fused as fused
 from adamx.parts import codecs as codecs
 from adamx.parts import projections as projections
 from adamx.parts import rules as rules

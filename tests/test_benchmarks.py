@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import convergence, methods
+from benchmarks import convergence, methods, precision
 
 
 @pytest.fixture
@@ -195,3 +195,22 @@ def test_an_unknown_configuration_is_refused(capsys):
         convergence.main(["--only", "2bit"])
     assert stopped.value.code == 2
     assert "unknown configuration '2bit'; there are float32, 8bit, " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_table_of_precisions_has_a_row_for_each(capsys):
+    precision.main(["--short", "--no-loss", "--rounds", "0"])
+    out = capsys.readouterr().out
+    for row in (
+        "| float32 | 8.000 | 16.000 | ",
+        "| 8bit + split8 | 3.037 | 7.037 | ",
+        "| optax.adamw, bf16 | 4.000 | 8.000 | ",
+    ):
+        assert row in out
+
+
+def test_an_unknown_storage_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        precision.main(["--storage", "9bit"])
+    assert stopped.value.code == 2
+    assert "unknown name '9bit'; there are float32, bf16, 8bit" in capsys.readouterr().err

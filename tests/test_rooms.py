@@ -19,6 +19,8 @@ FLOORS = [
     ["adamx.wrap.guard"],
     ["adamx.wrap"],
     ["adamx.family"],
+    ["adamx.kernels.grid"],
+    ["adamx.kernels"],
     ["adamx"],
 ]
 

@@ -122,10 +122,10 @@ class Program:
           p: the visible parameter, or None.
           at: uint32[], the leaf's position, where noise is drawn.
         """
-        return _Leaf(self, stage, labels, out_dtype, now, g, kept, p, at).run()
+        return Leaf(self, stage, labels, out_dtype, now, g, kept, p, at).run()
 
 
-class _Leaf:
+class Leaf:
     """One call of `Program.leaf`: the choices that depend on the leaf, made once."""
 
     def __init__(
@@ -148,7 +148,7 @@ class _Leaf:
         # Where the gradient is wide enough, the next parameter is written over it; the update is their difference.
         self.over_gradient = p is not None and g.dtype in (p.dtype, jnp.float32)
         noisy = any(i in program.random for i in self.members)
-        self.key = _key(program.seed, now.t, at) if noisy else jnp.zeros(2, jnp.uint32)
+        self.key = key_of(program.seed, now.t, at) if noisy else jnp.zeros(2, jnp.uint32)
 
     def _codec(self, slot: str) -> codec.Codec:
         return self.program.codecs[slot]
@@ -280,7 +280,7 @@ def _draws(storage: codec.Storage) -> bool:
     return precise or any(c.random for c in storage.codecs.values())
 
 
-def _key(seed: int, t: Array, at: Any) -> Array:
+def key_of(seed: int, t: Array, at: Any) -> Array:
     """Of this leaf in this step, from the generator that every configuration of JAX has."""
     key = jax.random.key(seed, impl="threefry2x32")
     return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, t), at))

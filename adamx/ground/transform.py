@@ -401,7 +401,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check_state(state: Any, moments: list[str], scalars: list[str]) -> None:
-    if isinstance(state, State) and set(moments) <= state.moments.keys() and set(scalars) <= state.scalars.keys():
+    if isinstance(state, State) and set(moments) == state.moments.keys() and set(scalars) == state.scalars.keys():
         return
     have = [*state.moments, *state.scalars] if isinstance(state, State) else []
     has = f"the moments {tree.some(have)}" if isinstance(state, State) else f"{state!r:.60}"

@@ -300,8 +300,8 @@ def dynamic8(block: int = 256, *, signed: bool = True) -> Codec:
 def int4(block: int = 128) -> Codec:
     """A signed moment in half a byte: the dynamic tree map of 16 values, three decades; 0.5 + 4 / block bytes.
 
-    Error: 0.1125 of the unit down to a tenth of it, and a fifth of it for each decade below; what is below 0.0027 of the
-    unit becomes 0.
+    Error: 0.1125 of the unit down to a tenth of it, and a fifth of it for each decade below; what is below 0.0027 of
+    the unit becomes 0.
 
     References: Li, Chen & Zhu, Memory Efficient Optimizers with 4-bit States, NeurIPS 2023, section 3
     (arXiv:2309.01507).

@@ -1,0 +1,1 @@
+"""Kernels: the same steps as everywhere else, put together for an accelerator. Nothing chooses them by itself."""
