@@ -148,7 +148,7 @@ class Leaf:
         # Where the gradient is wide enough, the next parameter is written over it; the update is their difference.
         self.over_gradient = p is not None and g.dtype in (p.dtype, jnp.float32)
         noisy = any(i in program.random for i in self.members)
-        self.key = key_of(program.seed, now.t, at) if noisy else jnp.zeros(2, jnp.uint32)
+        self.key = key_of(program.seed, now.t, at, g) if noisy else jnp.zeros(2, jnp.uint32)
 
     def _codec(self, slot: str) -> codec.Codec:
         return self.program.codecs[slot]
@@ -250,7 +250,10 @@ class Leaf:
     def _in_tiles(self, cuts: Mapping[str, int], size: int) -> Callable[..., dict[str, Array]]:
         out = jax.eval_shape(lambda tiles: self.body(tiles, (0, 0)), self.whole)
         wide = jax.ShapeDtypeStruct(self.shape, self.real)
-        arguments = (wide, dict.fromkeys(self.mine, wide), wide if "p" in self.whole else None)
+        single = jax.ShapeDtypeStruct((1,) * len(self.shape), self.real)
+        first = lambda slot: self.whole[self.program.names[slot][""]]
+        slots = {s: single if s not in self.encoded and first(s).size == 1 else wide for s in self.mine}
+        arguments = (wide, slots, wide if "p" in self.whole else None)
 
         def f(whole: dict[str, Array]) -> dict[str, Array]:
             at = stream.plan(self.shape, math.lcm(1, *cuts.values()), size)
@@ -280,9 +283,14 @@ def _draws(storage: codec.Storage) -> bool:
     return precise or any(c.random for c in storage.codecs.values())
 
 
-def key_of(seed: int, t: Array, at: Any) -> Array:
-    """Of this leaf in this step, from the generator that every configuration of JAX has."""
+def key_of(seed: int, t: Array, at: Any, g: Array) -> Array:
+    """Of this leaf in this step, from the generator that every configuration of JAX has.
+
+    Inside `shard_map` each device has a key of its own for what it has to itself.
+    """
     key = jax.random.key(seed, impl="threefry2x32")
+    for axis in sorted(getattr(jax.typeof(g), "vma", ())):
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, t), at))
 
 

@@ -71,6 +71,8 @@ class Part(NamedTuple):
       random: whether `update` draws random numbers (from `seen.t` and `seen.leaf`).
       accumulates: whether its slots can take one step's gradient in pieces (`seen.micro`).
       positive: the slots that never hold a number below zero.
+      exact: the slots that are no averages of gradients but copies of parameters, or numbers whose small changes count:
+        presets leave them as they are, and codecs by blocks refuse them.
       storage: how its slots are kept, if not as they are; with a precision, the part ends a chain, and every part
         before it sees the parameters that the precision decodes.
     """
@@ -86,6 +88,7 @@ class Part(NamedTuple):
     random: bool = False
     accumulates: bool = False
     positive: frozenset[str] = frozenset()
+    exact: frozenset[str] = frozenset()
     storage: Storage = Storage()
 
 

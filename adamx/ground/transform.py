@@ -159,7 +159,11 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 if slot not in codecs:
                     moments[slot] = treedef.unflatten(made)
                     continue
-                kept = [None if x is None else codecs[slot].start(x, k) for x, k in zip(made, plain, strict=True)]
+                # What is smaller than its leaf already (a mean, a factor) has other axes, and stays as it is.
+                narrow = [
+                    x is not None and not k and x.shape == p.shape for x, k, p in zip(made, plain, leaves, strict=True)
+                ]
+                kept = [None if x is None else codecs[slot].start(x, not n) for x, n in zip(made, narrow, strict=True)]
                 for what, name in names[slot].items():
                     moments[name] = treedef.unflatten(None if k is None else k[what] for k in kept)
         real = numerics.real_dtype(*(x.dtype for x in leaves if x is not None))

@@ -183,7 +183,7 @@ class _Fused(Program):
 
     def kernel(self, cut: Cut, labels: Any, spec: Any, now: Step, at: Array, arrays: dict[str, Array]):
         """What a step replaces of one leaf, each device its own shard."""
-        key = key_of(self.seed, now.t, at) if self.noisy else jnp.zeros(2, jnp.uint32)
+        key = key_of(self.seed, now.t, at, arrays["g"]) if self.noisy else jnp.zeros(2, jnp.uint32)
         _, structure = jax.tree.flatten(now.hyper)
 
         def body(t: Array, numbers: list[Array], key: Any, tiles: dict[str, Array], first: Any):

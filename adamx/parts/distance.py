@@ -110,7 +110,8 @@ def prodigy_distance(
     constant("estim_lr0", d0)
     numbers = {"d": d0, "d_max": d0, "r": 0.0, "k": 0}
     slots = {"s": zeros, "origin": copied}
-    return lift(Part("prodigy_distance", update, slots, hypers, ask, numbers, needs_params=True))
+    exact = frozenset(slots)
+    return lift(Part("prodigy_distance", update, slots, hypers, ask, numbers, needs_params=True, exact=exact))
 
 
 def dadapt_distance(
@@ -159,4 +160,4 @@ def dadapt_distance(
         "growth_rate": factor_up("growth_rate", growth_rate),
     }
     numbers = {"d": above_zero("estim_lr0", constant("estim_lr0", d0)), "r": 0.0, "k": 0}
-    return lift(Part("dadapt_distance", update, {"s": zeros}, hypers, ask, numbers))
+    return lift(Part("dadapt_distance", update, {"s": zeros}, hypers, ask, numbers, exact=frozenset({"s"})))

@@ -46,6 +46,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
     renamed: dict[tuple[str, int, str], str] = {}
     slots: dict[str, Any] = {}
     positive: set[str] = set()
+    exact: set[str] = set()
     for keyword, tx in moments.items():
         parts = getattr(tx, "parts", None)
         if parts is not None and any(p.storage != Storage() for p in parts):
@@ -67,6 +68,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
                 slots[name] = make
                 renamed[keyword, i, own] = name
                 positive |= {name} if own in part.positive else set()
+                exact |= {name} if own in part.exact else set()
     if rule is None:
         if len(moments) > 1:
             raise ValueError(f"scale_by_moments needs a rule to join {tree.some(list(moments))}.")
@@ -107,6 +109,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
             needs_params=any(part.needs_params for part in every) or (isinstance(rule, Rule) and rule.needs_params),
             accumulates=blind and all(not part.slots or (part.accumulates and id(part) in first) for part in every),
             positive=frozenset(positive),
+            exact=frozenset(exact),
         )
     )
 

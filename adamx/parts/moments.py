@@ -86,7 +86,8 @@ def ema(
     corrected = Derived(lagging, hypers["decay"]) if lag else hyper.correction(hypers["decay"])
     hypers |= {"debias": corrected} if debias else {}
     positive = frozenset(slots if power == 2 else ())
-    return lift(Part("ema", update, slots, hypers, accumulates=not lag, positive=positive))
+    exact = frozenset(slots if real and power == 1 else ())  # of rates, which grow by tiny steps
+    return lift(Part("ema", update, slots, hypers, accumulates=not lag, positive=positive, exact=exact))
 
 
 class Projection(Protocol):
@@ -360,7 +361,7 @@ def origin() -> Transformation:
     State: one slot, float32[params]; 4 bytes a parameter.
     """
     keep = lambda h, g, slots, p, seen: (slots["origin"], slots)
-    return lift(Part("origin", keep, {"origin": copied}))
+    return lift(Part("origin", keep, {"origin": copied}, exact=frozenset({"origin"})))
 
 
 def mix(f: Rule | Callable[..., Array], *names: str) -> Transformation:

@@ -96,6 +96,7 @@ def _sequence(parts: list[Part]) -> Part:
         random=any(part.random for part in parts),
         accumulates=len(stateful) == 1 and all(part.accumulates for part in parts[: stateful[0] + 1]),
         positive=frozenset().union(*(part.positive for part in parts)),
+        exact=frozenset().union(*(part.exact for part in parts)),
     )
 
 
@@ -144,6 +145,7 @@ def _joined(choose: Callable[[PyTree], Sequence[int]], parts: tuple[Part, ...]) 
         random=any(part.random for part in parts),
         accumulates=bool(stateful) and all(part.accumulates for part in stateful),
         positive=frozenset(n for n in names if all(n in part.positive for part in parts if n in part.slots)),
+        exact=frozenset().union(*(part.exact for part in parts)),
     )
 
 

@@ -71,7 +71,8 @@ def schedule_free(
         return (1 - b1) * g + share * (z - p + b1 * g), {"z": z + g}
 
     numbers = {"max_lr": 0.0, "weights": 0.0, "to_x": 0.0}
-    return chain(tx, lift(Part("schedule_free", update, {"z": copied}, hypers, ask, numbers, needs_params=True)))
+    end = Part("schedule_free", update, {"z": copied}, hypers, ask, numbers, needs_params=True, exact=frozenset({"z"}))
+    return chain(tx, lift(end))
 
 
 def schedule_free_eval_params(state: PyTree, params: PyTree) -> PyTree:
@@ -123,7 +124,8 @@ def lookahead(tx: optax.GradientTransformation, sync_period: int = 6, slow_step_
         return jnp.where(sync, new - p, g), {"slow_params": jnp.where(sync, new, slow)}
 
     hypers = {"step": hyper.share("slow_step_size", slow_step_size)}
-    return chain(tx, lift(Part("lookahead", update, {"slow_params": copied}, hypers, needs_params=True)))
+    slots = {"slow_params": copied}
+    return chain(tx, lift(Part("lookahead", update, slots, hypers, needs_params=True, exact=frozenset(slots))))
 
 
 def slow_params(state: PyTree, params: PyTree) -> PyTree:
@@ -158,8 +160,9 @@ def ema_of_params(tx: optax.GradientTransformation, decay: Scalar = 0.999, *, wa
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return g, {"averaged_params": numerics.lerp(slots["averaged_params"], p + g, h["decay"])}
 
+    slots = {"averaged_params": copied}
     return chain(
-        tx, lift(Part("ema_of_params", update, {"averaged_params": copied}, {"decay": kept}, needs_params=True))
+        tx, lift(Part("ema_of_params", update, slots, {"decay": kept}, needs_params=True, exact=frozenset(slots)))
     )
 
 

@@ -73,7 +73,8 @@ class _StoreState:
         Args:
           tx: a method, a chain of links from adamx, or any transformation of optax.
           preset: "8bit" (`codecs.int8()`, and `uint8()` for what is never negative), "4bit" (`int4()`, `uint4()`) or
-            "bf16" (to nearest, and stochastically for what is never negative) for all moments that are not named.
+            "bf16" (to nearest, and stochastically for what is never negative) for all averages of gradients and their
+            squares that are not named. Copies of parameters, as `lookahead` keeps them, stay as they are.
           min_size: leaves of fewer elements keep float32: norms and biases are few bytes and much of the training.
           keep: leaves that keep float32 whatever their size; glob patterns over names, a tree of bools, or a function.
           seed: of the noise of stochastic codecs, which is the same on one device and many, whole and in tiles.
@@ -99,10 +100,10 @@ class _StoreState:
         >>> {name: m["w"].dtype.name for name, m in state.moments.items()}
         {'mu': 'int8', 'mu_scale': 'float32', 'nu': 'uint8', 'nu_scale': 'float32'}
         >>> print(adamx.store_state.plan(tx, {"w": jnp.ones((128, 256)), "b": jnp.ones(256)}))
-        leaf   shape     mu                nu                 before   after
-        w      128x256   int8(block=256)   uint8(block=256)   262144   66560
-        b      256       float32           float32              2048    2048
-        total                                                 264192   68608
+        leaf    shape     mu                nu                 before   after
+        b       256       float32           float32              2048    2056
+        w       128x256   int8(block=256)   uint8(block=256)   262144   66560
+        total                                                  264192   68616
         a parameter of 33024: 8.00 bytes before, 2.08 after
         """
         check_transformation(tx, "store_state")
@@ -129,14 +130,20 @@ class _StoreState:
             if isinstance(tx, Transformation):
                 raise TypeError(
                     "store_state stands around a method or a chain of links, and wrappers stand around it:"
-                    " skip_nonfinite(store_state(adam(...), ...))."
+                    " skip_nonfinite(store_state(adam(...), ...)), store_params(accumulate(store_state(...), 4), ...)."
                 )
             return _foreign(tx, PRESETS.get(preset or ""), named, plain, seed)
         kept = {name: name in part.positive for part in parts for name in part.slots if not _is_residue(part)}
-        chosen = _chosen(kept, preset, named, "method")
+        exact = {name for part in parts for name in part.exact}
+        chosen = _chosen({n: x for n, x in kept.items() if n in named or n not in exact}, preset, named, kept)
         for name, c in chosen.items():
             if not c.signed and not kept[name]:
                 raise ValueError(f"{c.name} keeps no number below zero, but {name} has some; choose a signed codec.")
+            if name in exact and (len(c.cuts) > 1 or c.smallest_step > 2.0**-8):
+                raise ValueError(
+                    f"{name} is no average of gradients but a copy of parameters, or grows by small steps, which"
+                    f" {c.name} would lose; leave it as it is."
+                )
 
         def stored(part: Part) -> Part:
             mine = {name: c for name, c in chosen.items() if name in part.slots}
@@ -277,12 +284,14 @@ def _as_codec(name: str, value: Any) -> Codec:
     return made()
 
 
-def _chosen(kept: Mapping[str, bool], preset: str | None, named: Mapping[str, Codec], who: str) -> dict[str, Codec]:
-    """The codec of each moment."""
+def _chosen(
+    kept: Mapping[str, bool], preset: str | None, named: Mapping[str, Codec], slots: Mapping[str, bool]
+) -> dict[str, Codec]:
+    """The codec of each moment, of those that a preset may choose for and those that are named."""
     for name in named:
-        if name not in kept:
+        if name not in slots:
             raise ValueError(
-                f"there is no moment {name!r} to store; this {who} keeps {tree.some(list(kept)) or 'none'}."
+                f"there is no moment {name!r} to store; this method keeps {tree.some(list(slots)) or 'none'}."
             )
     both = PRESETS.get(preset or "")
     rest = {} if both is None else {name: both[positive]() for name, positive in kept.items() if name not in named}
@@ -294,9 +303,21 @@ def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed:
     tx = optax.with_extra_args_support(tx)
 
     def fields(state: PyTree) -> dict[str, Codec]:
-        has = lambda name: optax.tree.get(state, name, None) is not None
+        def has(name: str) -> bool:
+            try:
+                return optax.tree.get(state, name, None) is not None
+            except KeyError:  # several
+                return False
+
         known = {name: preset[positive]() for name, positive in _FOREIGN.items() if preset is not None and has(name)}
-        for name in named:
+        if not known and not named:
+            raise ValueError(
+                f"a preset knows the fields {tree.some(list(_FOREIGN))} of optax's states, and this one has none of"
+                " them (or several of one name); name the fields, as in store_state(tx, mu=int8())."
+            )
+        for name, c in named.items():
+            if not c.signed and not _FOREIGN.get(name, True):
+                raise ValueError(f"{c.name} keeps no number below zero, but {name} has some; choose a signed codec.")
             if not has(name):
                 raise ValueError(f"there is no field {name!r} to store in the state of {type(state).__name__}.")
         return {**known, **named}
@@ -317,6 +338,10 @@ def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed:
         return Stored(jnp.zeros((), jnp.int32), state, beside)
 
     def update(updates: PyTree, state: Stored, params: PyTree = None, **extra: Any) -> tuple[PyTree, Stored]:
+        if not isinstance(state, Stored):
+            raise TypeError(
+                f"this state was not made by store_state: {state!r:.60}; make it with this optimiser's init."
+            )
         inner, chosen = state.inner, fields(state.inner)
         for name, c in chosen.items():
             if f"{name} as {c.name}" not in state.beside:
@@ -367,7 +392,8 @@ def store_params(
     State: that of tx, and one slot ("residue_int8", "residue_int16", "residue_kahan" or "master") of the parameters'
     shape. Start from float32 parameters with :func:`split_params`, and get them back with :func:`full_params`.
 
-    It must come last: nothing may change an update behind it. Parameters below 1.2e-38 become 0.
+    It must come last: nothing may change an update behind it. Parameters below 1.2e-38 become 0. Derivatives do not go
+    through the rounding (they are 0), nor in reverse through leaves that are computed in tiles.
 
     Raises:
       TypeError: if tx is no transformation, or precision none of the six.
@@ -451,7 +477,7 @@ def split_params(
     Args:
       tx: a transformation with `store_params` in it.
       params: float32 leaves are split, others are left as they are.
-      dtype: of the visible parameters: bfloat16 or float16.
+      dtype: of the visible parameters: bfloat16, or float16, in which what is above 65504 becomes infinite.
       keep: leaves that stay float32; glob patterns over names, a tree of bools, or a function.
 
     Returns:
@@ -473,7 +499,7 @@ def split_params(
     state = tx.init(near)
     found = _residues(state)
     if not found:
-        return near, state
+        return near, _started_exactly(tx, state, params, "")
     (name, precision), *more = found
     if more:
         raise ValueError(f"this state keeps parameters in several ways: {tree.some([n for n, _ in found])}.")
@@ -488,7 +514,22 @@ def split_params(
         mine = (s if b is None else b[1] for s, b in zip(slots, both, strict=True))
         return x._replace(moments={**x.moments, name: where.unflatten(mine)})
 
+    exact = treedef.unflatten(
+        x if b is None else precision.decode(b[0].astype(dtype), b[1]) for x, b in zip(leaves, both, strict=True)
+    )
+    state = _started_exactly(tx, state, exact, name)
     return near, jax.tree.map(filled, state, is_leaf=lambda x: isinstance(x, State))
+
+
+def _started_exactly(tx: Any, state: PyTree, exact: PyTree, residue: str) -> PyTree:
+    """The state, with copies of the parameters (as averages of them start with) taken from the exact ones."""
+
+    def taken(path: Any, rounded: Any, full: Any) -> Any:
+        of_residue = any(getattr(key, "key", None) == residue for key in path)
+        same = jnp.shape(rounded) == jnp.shape(full) and rounded.dtype == full.dtype
+        return full if same and not of_residue else rounded
+
+    return jax.tree_util.tree_map_with_path(taken, state, tx.init(exact))
 
 
 def full_params(state: PyTree, params: PyTree) -> PyTree:
@@ -507,8 +548,14 @@ def full_params(state: PyTree, params: PyTree) -> PyTree:
     if not found:
         return jax.tree.map(lambda p: p.astype(jnp.float32) if _narrow(p) else p, params)
     ((name, precision),) = found
-    beside = next(s.moments[name] for s in states(state) if name in s.moments)
-    return jax.tree.map(lambda p, b: precision.decode(p, b) if _narrow(p) else p, params, beside)
+    beside = jax.tree.leaves(next(s.moments[name] for s in states(state) if name in s.moments))
+    leaves, treedef = jax.tree.flatten(params)  # Flax's state hides the structure of its own trees
+    if len(leaves) != len(beside):
+        raise ValueError(
+            f"the state keeps {name} of {len(beside)} leaves, but params has {len(leaves)}; pass the tree that it was"
+            " made for."
+        )
+    return treedef.unflatten(precision.decode(p, b) if _narrow(p) else p for p, b in zip(leaves, beside, strict=True))
 
 
 def _residues(state: PyTree) -> Sequence[tuple[str, Precision]]:
