@@ -12,6 +12,7 @@ from jaxtyping import Array, UInt32
 from adamx.ground import numerics
 
 TINY = float(np.finfo(np.float32).tiny)
+LEAST = TINY * 2**8  # numbers of bfloat16 from here on are apart by TINY or more
 Noise = Callable[[], UInt32[Array, "..."]]  # independent bits for every element of the leaf, the same every time asked
 
 

@@ -211,9 +211,9 @@ class Leaf:
         if self.ending and program.every > 1:  # only the last gradient of a step moves the parameters
             u = jnp.where(self.now.micro == program.every - 1, u, numerics.NO_CHANGE)
         if self.lands and p is not None and program.precision is not None:
-            # A number below 1e-38 would be read as zero by some additions and not by others, and -0 + 0 is 0.
+            # A difference below 1e-38 would be read as zero by some additions and not by others, and -0 + 0 is 0.
             x = (exact + u).astype(jnp.float32)
-            x = jnp.where(jnp.abs(x) < codec.TINY, 0, x)
+            x = jnp.where(jnp.abs(x) < codec.LEAST, 0, x)
             landed, left = program.precision.encode(x, p.dtype, noise(len(new)))
             kept |= {program.residue: left} if program.residue else {}
             dtype = p.dtype if self.stepping else g.dtype if self.over_gradient else jnp.float32

@@ -26,7 +26,7 @@ Corner = tuple[Any, Any]
 # XLA's CPU back end before jax 0.12 writes a slice of a bfloat16 array by way of the whole array. So there tiles are
 # written to slabs of so many elements, as integers, and only slabs to the array.
 _COPIES_NARROW = jax.__version_info__ < (0, 12)
-_SLAB = 1 << 22
+_SLAB = 1 << 21
 
 # What maps every element by itself, for arrays of one shape and scalars.
 _ELEMENTWISE = frozenset(

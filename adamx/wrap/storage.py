@@ -392,7 +392,7 @@ def store_params(
     State: that of tx, and one slot ("residue_int8", "residue_int16", "residue_kahan" or "master") of the parameters'
     shape. Start from float32 parameters with :func:`split_params`, and get them back with :func:`full_params`.
 
-    It must come last: nothing may change an update behind it. Parameters below 1.2e-38 become 0. Derivatives do not go
+    It must come last: nothing may change an update behind it. Parameters below 3e-36 become 0. Derivatives do not go
     through the rounding (they are 0), nor in reverse through leaves that are computed in tiles.
 
     Raises:
