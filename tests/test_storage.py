@@ -4,7 +4,7 @@ import math
 import pickle
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 import chex
 import jax
@@ -48,6 +48,11 @@ PRECISIONS = {
     "split16": codecs.split16,
     "master": codecs.master,
 }
+
+
+# Two programs for the same numbers differ where the machine's code contracts a multiplication and an addition into one
+# rounding. Unoptimised code never does: what differs there differs in its operations.
+UNCONTRACTED = {"xla_backend_optimization_level": 0}
 
 
 def slow(*values, name=None):
@@ -326,7 +331,7 @@ def three_steps(tx, p_dtype, g_dtype, way, shapes=RAGGED):
     params = leaves(1, p_dtype, shapes)
     state = tx.init(params)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=UNCONTRACTED)
     def step(params, state, grads):
         if way == "step":
             return tx.step(grads, state, params)
@@ -343,11 +348,7 @@ def assert_tiles_are_the_whole(make, dtype, shapes, tiles=(64, 500)):
     """Parameters and state, by step and by update, in tiles of 64 elements and of 500, neither of which goes up."""
     whole = three_steps(make(2**30), dtype, dtype, "step", shapes)
     same_bits(three_steps(make(tiles[0]), dtype, dtype, "step", shapes), whole)
-    way = "update"
-    if dtype == "float32":  # here a compiler contracts the addition with the update as it sees fit: look at the update
-        way = "only-update"
-        whole = three_steps(make(2**30), dtype, dtype, way, shapes)
-    same_bits(three_steps(make(tiles[1]), dtype, dtype, way, shapes), whole)
+    same_bits(three_steps(make(tiles[1]), dtype, dtype, "update", shapes), whole)
 
 
 @pytest.mark.parametrize(
@@ -368,15 +369,17 @@ def test_tiles_of_every_storage_and_precision_are_the_whole(store, precision):
     make = lambda tile: stored(adamx.adamw(LR), store, precision, tile=tile, **how)
     for dtype in ("float32",) if precision is None else ("bfloat16", "float16"):
         if (store, precision) != (None, None):
-            assert_tiles_are_the_whole(make, dtype, RAGGED if dtype != "float16" else {"odd": RAGGED["odd"]})
+            shapes = ("long", "odd") if dtype != "float16" else ("odd",)
+            assert_tiles_are_the_whole(make, dtype, {k: RAGGED[k] for k in shapes})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in METHODS if not c.reduces], ids=lambda c: c.name)
 def test_every_elementwise_method_in_tiles_is_the_whole(case):
     make = lambda tile: stored(case.make(), "8bit", "split8", tile=tile, min_size=0)
-    whole = three_steps(make(2**30), "bfloat16", "bfloat16", "step")
-    same_bits(three_steps(make(500), "bfloat16", "bfloat16", "step"), whole)
+    shapes = {k: RAGGED[k] for k in ("t", "v", "odd")}
+    whole = three_steps(make(2**30), "bfloat16", "bfloat16", "step", shapes)
+    same_bits(three_steps(make(500), "bfloat16", "bfloat16", "step", shapes), whole)
 
 
 @pytest.mark.parametrize("name", ["adafactor", slow("lamb", name="lamb"), slow("adamp", name="adamp")])
