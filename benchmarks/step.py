@@ -27,9 +27,9 @@ import adamx
 BYTES = 28  # a parameter and step: read p, m, v, g; write p, m, v; four bytes each
 
 
-def gpt2_small() -> list[tuple[int, ...]]:
-    """GPT-2-small's 148 leaves, 124 M parameters (Radford et al. 2019)."""
-    width, layers, words, context = 768, 12, 50257, 1024
+def gpt2_small(layers: int = 12) -> list[tuple[int, ...]]:
+    """GPT-2-small's 148 leaves, 124 M parameters (Radford et al. 2019); or with another number of its blocks."""
+    width, words, context = 768, 50257, 1024
     block = [
         (width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,),
         (width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,),

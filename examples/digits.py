@@ -4,14 +4,17 @@
     python examples/digits.py                                # again: goes on where it was stopped
     python examples/digits.py --data cifar-10-python.tar.gz  # CIFAR-10: the archive, or the folder that it unpacks to
     python examples/digits.py --data photos                  # a folder with one sub-folder of images a class
+    python examples/digits.py --report                       # watched, with a report to open in a browser
 
 Every epoch prints a line and leaves a checkpoint below `--out`, and a stopped run goes on as if it had never stopped,
 bit for bit. What is kept in the end are the weights with the lowest validation loss (the last line with a star); the
-test accuracy is printed beside it and chooses nothing. `curves.png` and `predictions.png` are drawn at the end.
+test accuracy is printed beside it and chooses nothing. `curves.png` and `predictions.png` are drawn at the end, and
+with --report (which needs the `report` extra) `report.html`: what went on inside the optimiser, from the log beside it.
 """
 
 import argparse
 import math
+import shutil
 import sys
 import time
 from functools import partial
@@ -29,6 +32,8 @@ from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 import adamx
+from adamx.watch import doctor, report
+from adamx.watch.log import Log, read
 
 SPLIT_SEED = 0  # one split for every --seed, so that their test accuracies compare
 PATIENCE = 15  # epochs in a row without a lower validation loss, after which training stops
@@ -84,7 +89,7 @@ def train_step(model: Net, optimizer: nnx.Optimizer, images: jax.Array, labels: 
         return smoothed_cross_entropy(jax.nn.log_softmax(model(images, train=True)), labels)
 
     value, grads = nnx.value_and_grad(loss)(model)
-    optimizer.update(model, grads)
+    optimizer.update(model, grads, loss=value)
     return value
 
 
@@ -135,7 +140,8 @@ class Run:
             adamx.clip_by_global_norm(1.0),
             adamx.adamw(schedule, weight_decay=0.02, mask="*kernel"),  # biases do not decay
         )
-        self.optimizer = nnx.Optimizer(self.model, adamx.skip_nonfinite(tx), wrt=nnx.Param)
+        tx = adamx.watch(adamx.skip_nonfinite(tx), every=10 if args.report else 0)  # every=0: not watched
+        self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
         self.best = self.weights()
         self.history: list[dict[str, float]] = []  # a row an epoch
 
@@ -151,7 +157,7 @@ class Run:
         """What a run must have in common with the run that it resumes."""
         data = self.args.data and str(self.args.data.resolve())
         images = [*self.data.train.images.shape, len(self.data.classes)]
-        given = {name: getattr(self.args, name) for name in ("seed", "epochs", "batch", "lr")}
+        given = {name: getattr(self.args, name) for name in ("seed", "epochs", "batch", "lr", "report")}
         return {"data": data, "images": images, **given}
 
     def save(self, checkpoints: ocp.training.Checkpointer) -> None:
@@ -202,6 +208,8 @@ class Run:
         self.history.append(row)
         if self.best_row() is row:
             self.best = self.weights()
+        if self.args.report:
+            Log(self.args.out / "log").append(adamx.drain(self.optimizer.opt_state).history())
 
 
 def train(run: Run) -> None:
@@ -214,6 +222,7 @@ def train(run: Run) -> None:
         if run.args.fresh:
             for checkpoint in list(checkpoints.checkpoints):
                 checkpoints.delete(checkpoint.step)
+            shutil.rmtree(out / "log", ignore_errors=True)
         run.resume(checkpoints)
         done = len(run.history)
         if run.finished():
@@ -273,6 +282,16 @@ def draw_predictions(split: Split, found: np.ndarray, classes: tuple[str, ...], 
     figure.savefig(path, dpi=120)
 
 
+def write_report(out: Path) -> None:
+    """What the log says, as a page, and the doctor's findings as lines."""
+    history = read(out / "log")
+    findings = doctor.diagnose(history)
+    for finding in findings:
+        print(f"{finding.severity} {finding.id}, step {finding.step}: {finding.says}")
+    report.write(history, out / "report.html", findings, title="digits")
+    print(f"{len(findings)} findings; {out / 'report.html'}")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; argparse itself answers what is wrong with it, with exit code 2."""
 
@@ -297,6 +316,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=number(int, 1), default=64, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=number(float, 1e-12), default=2e-3, help="highest learning rate (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="forget the checkpoints in --out and start over")
+    parser.add_argument("--report", action="store_true", help="watch the optimiser, and write a page about it")
     parser.add_argument("--short", action="store_true", help="a few epochs only")
     args = parser.parse_args(argv)
     args.epochs = args.epochs or (4 if args.short else 40)
@@ -329,6 +349,8 @@ def main(argv: list[str] | None = None) -> int:
     right, best = int((found == data.test.labels).sum()), run.best_row()["epoch"]
     draw_curves(run.history, best, args.out / "curves.png")
     draw_predictions(data.test, found, data.classes, args.out / "predictions.png")
+    if args.report:
+        write_report(args.out)
     print(
         f"Test accuracy {right / len(found):.2%} ({right} of {len(found)}) with the weights of epoch {best}; "
         f"{time.perf_counter() - start:.0f} s, pictures in {args.out}"

@@ -21,6 +21,11 @@ FLOORS = [
     ["adamx.family"],
     ["adamx.kernels.grid"],
     ["adamx.kernels"],
+    ["adamx.watch.metrics"],
+    ["adamx.watch.history", "adamx.watch.stats"],
+    ["adamx.watch.thresholds"],
+    ["adamx.watch"],
+    ["adamx.watch.cli"],
     ["adamx"],
 ]
 

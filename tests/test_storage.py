@@ -4,7 +4,7 @@ import math
 import pickle
 import re
 from collections import Counter
-from functools import cache, partial
+from functools import cache
 
 import chex
 import jax
@@ -50,13 +50,15 @@ PRECISIONS = {
 }
 
 
-# Two programs for the same numbers differ where the machine's code contracts a multiplication and an addition into one
-# rounding. Unoptimised code never does: what differs there differs in its operations.
-UNCONTRACTED = {"xla_backend_optimization_level": 0}
-
-
 def slow(*values, name=None):
     return pytest.param(*values, marks=pytest.mark.slow, id=name)
+
+
+def each_with_one(stores, store, precision):
+    """Every storage beside one precision and beside none, and every precision beside one storage and beside none."""
+    pairs = [(s, p) for s in stores for p in (precision, None)] + [(s, p) for p in PRECISIONS for s in (store, None)]
+    for pair in dict.fromkeys(pairs):
+        yield pair if pair == (store, precision) else slow(*pair)
 
 
 def stored(tx, store, precision=None, **how):
@@ -250,9 +252,9 @@ BESIDE = {"nearest": 0, "stochastic": 0, "kahan": 2, "split8": 1, "split8-stocha
 
 
 @cache
-def gpt2(dtype):
-    """GPT-2-small's leaves, without any numbers in them."""
-    return {f"leaf{i:03}": jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(gpt2_small())}
+def gpt2(dtype, blocks=12):
+    """GPT-2-small's leaves, without any numbers in them; with fewer of its blocks."""
+    return {f"leaf{i:03}": jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(gpt2_small(blocks))}
 
 
 @pytest.mark.parametrize("precision", [None, *(slow(p, name=p) for p in PRECISIONS)])
@@ -327,75 +329,92 @@ def test_twenty_stored_steps_follow_float32s(store, within):
 RAGGED = {"w": (70, 96), "t": (3, 5, 7, 40), "v": (3001,), "long": (2, 1500), "odd": (33, 77)}
 
 
-def three_steps(tx, p_dtype, g_dtype, way, shapes=RAGGED):
+def three_steps(tx, p_dtype, way, shapes, compiled=True):
+    """Parameters and state after three steps, compiled or operation by operation."""
     params = leaves(1, p_dtype, shapes)
     state = tx.init(params)
 
-    @partial(jax.jit, compiler_options=UNCONTRACTED)
     def step(params, state, grads):
         if way == "step":
             return tx.step(grads, state, params)
         updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates) if way == "update" else updates), state
+        return optax.apply_updates(params, updates), state
 
+    step = jax.jit(step) if compiled else step
     for seed in (2, 3, 4):
-        params, state = step(params, state, leaves(seed, g_dtype, shapes, 0.1))
-    assert step._cache_size() == 1
+        with jax.disable_jit(not compiled):
+            params, state = step(params, state, leaves(seed, p_dtype, shapes, 0.1))
+    assert not compiled or step._cache_size() == 1
     return params, state
-
-
-def assert_tiles_are_the_whole(make, dtype, shapes, tiles=(64, 500)):
-    """Parameters and state, by step and by update, in tiles of 64 elements and of 500, neither of which goes up."""
-    whole = three_steps(make(2**30), dtype, dtype, "step", shapes)
-    same_bits(three_steps(make(tiles[0]), dtype, dtype, "step", shapes), whole)
-    same_bits(three_steps(make(tiles[1]), dtype, dtype, "update", shapes), whole)
 
 
 @pytest.mark.parametrize(
     ("store", "precision"), [("8bit", "split8"), slow("4bit", "stochastic"), slow("dynamic8", None)]
 )
 def test_tiles_are_the_whole_bit_for_bit(store, precision):
+    """Operation by operation, by step and by update, in tiles of two sizes that do not go up."""
     make = lambda tile: stored(adamx.adamw(LR), store, precision, tile=tile, min_size=0)
-    shapes = {k: RAGGED[k] for k in ("long", "odd")}
-    assert_tiles_are_the_whole(make, "float32" if precision is None else "bfloat16", shapes)
+    dtype, shapes = "float32" if precision is None else "bfloat16", {"odd": RAGGED["odd"]}
+    whole = three_steps(make(2**30), dtype, "step", shapes, compiled=False)
+    same_bits(three_steps(make(900), dtype, "step", shapes, compiled=False), whole)
+    same_bits(three_steps(make(700), dtype, "update", shapes, compiled=False), whole)
+
+
+def assert_the_same_but_for_roundings(got, want):
+    """Of two compiled programs, which contract and reorder operations as they see fit.
+
+    A number that is rounded otherwise may get the next code, and the steps after that differ by so much.
+    """
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(want), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        a, b = np.asarray(a), np.asarray(b)
+        far = a != b
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            a, b = np.float32(a), np.float32(b)
+            far = np.abs(a - b) > 1e-5 * np.maximum(np.abs(a), np.abs(b))
+        assert far.mean() <= 0.01, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(("store", "precision"), list(each_with_one(STORES, "8bit", "split8")))
+def test_compiled_tiles_of_every_storage_and_precision_are_the_whole(store, precision):
+    """On bfloat16 parameters, or without a precision on float32."""
+    how = {} if store is None else {"min_size": 0}
+    make = lambda tile: stored(adamx.adamw(LR), store, precision, tile=tile, **how)
+    dtype, shapes = "float32" if precision is None else "bfloat16", {k: RAGGED[k] for k in ("long", "odd")}
+    whole = three_steps(make(2**30), dtype, "step", shapes)
+    assert_the_same_but_for_roundings(three_steps(make(64), dtype, "step", shapes), whole)
+    assert_the_same_but_for_roundings(three_steps(make(500), dtype, "update", shapes), whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [None, *PRECISIONS])
-@pytest.mark.parametrize("store", [None, *STORES])
-def test_tiles_of_every_storage_and_precision_are_the_whole(store, precision):
-    """On bfloat16 parameters, on float16 ones too, or without a precision on float32."""
-    how = {} if store is None else {"min_size": 0}
-    make = lambda tile: stored(adamx.adamw(LR), store, precision, tile=tile, **how)
-    for dtype in ("float32",) if precision is None else ("bfloat16", "float16"):
-        if (store, precision) != (None, None):
-            shapes = ("long", "odd") if dtype != "float16" else ("odd",)
-            assert_tiles_are_the_whole(make, dtype, {k: RAGGED[k] for k in shapes})
+@pytest.mark.parametrize("store", ["8bit", "bf16"])
+def test_compiled_tiles_of_float16_parameters_are_the_whole(store):
+    make = lambda tile: stored(adamx.adamw(LR), store, "split8", tile=tile, min_size=0)
+    whole = three_steps(make(2**30), "float16", "step", RAGGED)
+    assert_the_same_but_for_roundings(three_steps(make(500), "float16", "update", RAGGED), whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in METHODS if not c.reduces], ids=lambda c: c.name)
-def test_every_elementwise_method_in_tiles_is_the_whole(case):
+def test_every_elementwise_method_in_compiled_tiles_is_the_whole(case):
     make = lambda tile: stored(case.make(), "8bit", "split8", tile=tile, min_size=0)
     shapes = {k: RAGGED[k] for k in ("t", "v", "odd")}
-    whole = three_steps(make(2**30), "bfloat16", "bfloat16", "step", shapes)
-    same_bits(three_steps(make(500), "bfloat16", "bfloat16", "step", shapes), whole)
+    whole = three_steps(make(2**30), "bfloat16", "step", shapes)
+    assert_the_same_but_for_roundings(three_steps(make(500), "bfloat16", "step", shapes), whole)
 
 
 @pytest.mark.parametrize("name", ["adafactor", slow("lamb", name="lamb"), slow("adamp", name="adamp")])
 def test_what_reduces_over_a_leaf_is_not_cut(name):
     case = next(c for c in METHODS if c.name == name)
     make = lambda tile: stored(case.make(), "8bit", "split8", tile=tile, min_size=0)
-    whole = three_steps(make(2**30), "bfloat16", "bfloat16", "step")
-    same_bits(three_steps(make(64), "bfloat16", "bfloat16", "step"), whole)
+    same_bits(three_steps(make(64), "bfloat16", "step", RAGGED), three_steps(make(2**30), "bfloat16", "step", RAGGED))
 
 
 # Temporaries
 
 
-def temporaries(tx, p_dtype, g_dtype, way, shapes=None):
-    """Bytes of temporaries of a compiled, donated step, a parameter."""
-    params = gpt2(p_dtype) if shapes is None else {k: jax.ShapeDtypeStruct(s, p_dtype) for k, s in shapes.items()}
+def temporaries(tx, p_dtype, g_dtype, way, params):
+    """Bytes of temporaries of a compiled, donated step, in all."""
     grads = {k: jax.ShapeDtypeStruct(x.shape, g_dtype) for k, x in params.items()}
     state = jax.eval_shape(tx.init, params)
 
@@ -409,41 +428,56 @@ def temporaries(tx, p_dtype, g_dtype, way, shapes=None):
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes > 0.999 * size_of((params, state))  # some of the smallest leaves may be copied
-    return memory.temp_size_in_bytes / sum(x.size for x in params.values())
+    return memory.temp_size_in_bytes
 
 
-FEW = [("8bit", "split8", "step"), ("8bit", "split8", "update")]
+def parameters(params):
+    return sum(math.prod(x.shape) for x in params.values())
 
 
-def bounded():
-    for store in (None, *SIX):
-        for precision in (None, *PRECISIONS):
-            for way in ("step", "update"):
-                if (store, precision) != (None, None):
-                    here = (store, precision, way)
-                    yield pytest.param(
-                        *here, marks=[] if here in FEW else [pytest.mark.slow], id="-".join(map(str, here))
-                    )
-
-
-@pytest.mark.parametrize(("store", "precision", "way"), list(bounded()))
-def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, way):
-    """And update with addition no more than that on top of the gradients, if these are made in the same program."""
+def configured(store, precision):
+    """(the method, the dtype of its parameters and gradients)"""
     tx = adamx.adamw(LR)
     if store is not None:
         preset, moments = full_size(store)
         tx = store_state(tx, *preset, **moments)
     if precision is not None:
         tx = store_params(tx, PRECISIONS[precision]())
-    dtype = "float32" if precision is None else "bfloat16"
+    return tx, "float32" if precision is None else "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("store", "precision", "way"),
+    [
+        ("8bit", "split8", "step"),
+        ("8bit", "split8", "update"),
+        slow("4bit", None, "step"),
+        slow("bf16", "kahan", "step"),
+    ],
+)
+def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, way):
+    """And update with addition no more than that on top of the gradients, if these are made in the same program."""
+    tx, dtype = configured(store, precision)
+    params = gpt2(dtype)
     gradients = jnp.dtype(dtype).itemsize if way == "update" else 0
-    assert temporaries(tx, dtype, dtype, way) <= gradients + 0.25
+    assert temporaries(tx, dtype, dtype, way, params) <= (gradients + 0.25) * parameters(params)
+
+
+@pytest.mark.parametrize("way", ["step", slow("update", name="update")])
+@pytest.mark.parametrize(("store", "precision"), list(each_with_one(SIX, "8bit", "split8")))
+def test_temporaries_of_every_storage_and_precision_do_not_grow_with_the_model(store, precision, way):
+    """With the two ends of GPT-2-small and one of its blocks they are what all twelve may hold, above the gradients."""
+    tx, dtype = configured(store, precision)
+    few = gpt2(dtype, 1)
+    gradients = jnp.dtype(dtype).itemsize * parameters(few) if way == "update" else 0
+    assert temporaries(tx, dtype, dtype, way, few) <= gradients + 0.25 * parameters(gpt2(dtype))
 
 
 def test_a_step_that_is_not_cut_holds_many_bytes_of_temporaries():
-    """The control of the test above: one leaf of GPT-2 in one piece."""
+    """The control of the tests above: one leaf of GPT-2 in one piece."""
     whole = stored(adamx.adamw(LR), "8bit", "split8", tile=2**31)
-    assert temporaries(whole, "bfloat16", "bfloat16", "step", {"w": (3072, 768)}) > 4
+    params = {"w": jax.ShapeDtypeStruct((3072, 768), "bfloat16")}
+    assert temporaries(whole, "bfloat16", "bfloat16", "step", params) > 4 * parameters(params)
 
 
 # Shards

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from adamx.ground import codec, numerics, stream
 from adamx.ground.hyper import resolve
@@ -53,6 +53,30 @@ class Step(NamedTuple):
     asked: Any
     micro: Any
     skip: Any = None
+
+
+class Glance(NamedTuple):
+    """One stage of a step on one leaf, or on a tile of it, in float32 or wider.
+
+    Attributes:
+      taps: (tap, what reached the part) for each part with a tap, in order.
+      ends: whether the stage is the last.
+      grad: the gradient before the first stage.
+      update: what the stage made of it, before any rounding.
+      param: the exact parameter before the step, or None.
+      after: the exact parameter after it as it will be kept; None where the stage does not end the step.
+      old, new, stored: the slots before the step, after it, and after it as they will be kept.
+    """
+
+    taps: tuple[tuple[str, Array], ...]
+    ends: bool
+    grad: Array
+    update: Array
+    param: Any
+    after: Any
+    old: Mapping[str, Array]
+    new: Mapping[str, Array]
+    stored: Mapping[str, Array]
 
 
 class Program:
@@ -124,6 +148,38 @@ class Program:
         """
         return Leaf(self, stage, labels, out_dtype, now, g, kept, p, at).run()
 
+    def seen(
+        self,
+        stage: int,
+        labels: tuple[Hashable, ...],
+        see: Callable[..., tuple[PyTree, PyTree]],
+        now: Step,
+        leaves: Sequence[tuple[Array, Array, dict[str, Array], Any, Any]],
+    ) -> tuple[PyTree, PyTree]:
+        """What `see(glance, parts, hyper, t)` makes of one stage on leaves that are alike, `(sums, maxima)` by leaf.
+
+        In tiles where the step is elementwise; nothing is changed.
+
+        Args:
+          stage, labels, now: as of `leaf`.
+          see: returns two trees of arrays, which are added up over tiles, or of which the maximum is taken. It is
+            given the stage's parts and their hyper-parameters in this step, in order.
+          leaves: of each, the gradient before the first stage and then g, kept, p, at, as of `leaf`.
+        """
+        ends_as = leaves[0][0].dtype if stage == len(self.stages) - 1 else None
+        parts = [self.parts[i] for i in self.stages[stage]]
+        hyper = [self.hypers[i].filled(v) for i, v in zip(self.stages[stage], now.hyper, strict=True)]
+        _, g, kept, p, at = leaves[0]
+        like = lambda at: Leaf(self, stage, labels, ends_as, now, g, kept, p, at)
+        wholes = [{"g0": raw, "g": g} | ({} if p is None else {"p": p}) | kept for raw, g, kept, p, _ in leaves]
+        places = None if at is None else jnp.stack([jnp.asarray(leaf[4]) for leaf in leaves])
+
+        def one(tiles: dict[str, Array], first: tuple[Any, Any], i: Array) -> tuple[PyTree, PyTree]:
+            return see(like(None if places is None else places[i]).glance(tiles, first), parts, hyper, now.t)
+
+        cuts, cut = like(at).cut(wholes[0])
+        return stream.gathered(one, wholes, cuts, cut)
+
 
 class Leaf:
     """One call of `Program.leaf`: the choices that depend on the leaf, made once."""
@@ -160,8 +216,10 @@ class Leaf:
     def _widened(self, x: Array) -> Array:
         return x.astype(numerics.like(x.dtype, self.real))
 
-    def mathematics(self, u: Array, slots: dict[str, Array], p: Any) -> tuple[Any, dict[str, Array]]:
-        """What the parts compute, from wide numbers to wide numbers."""
+    def mathematics(
+        self, u: Array, slots: dict[str, Array], p: Any, taps: list[tuple[str, Array]] | None = None
+    ) -> tuple[Any, dict[str, Array]]:
+        """What the parts compute, from wide numbers to wide numbers; `taps` gets what reaches those with a tap."""
         new: dict[str, Array] = {}
         micro = None if self.now.micro is None else (self.now.micro, self.program.every)
         for i, label, values in zip(self.members, self.labels, self.now.hyper, strict=True):
@@ -169,6 +227,8 @@ class Leaf:
             if part.storage.precision is not None:
                 continue
             hyper = self.program.hypers[i].filled([v.astype(self.real) for v in values])
+            if taps is not None and part.tap:
+                taps.append((part.tap, u))
             asked = self.now.asked if i == self.members[0] else None
             shape, seen = u.shape, Seen(self.now.t, label, asked, {}, self.at, micro)
             u, left = part.update(hyper, u, {name: slots[name] for name in part.slots}, p, seen)
@@ -193,34 +253,78 @@ class Leaf:
 
         The update comes out as "g", or the new parameter as "p".
         """
-        program, g, p = self.program, tiles["g"], tiles.get("p")
-        exact: Any = None if p is None else self._widened(program.exact(p, tiles.get(program.residue)))
-        wide = {
-            s: self._widened(self._codec(s).load(self._of(s, tiles), g.shape) if s in program.codecs else tiles[s])
-            for s in self.mine
-        }
-        u, new = self.mathematics(self._widened(g), wide, exact)
-        noise = lambda place: lambda: codec.noise(numerics.mixed(self.key + np.uint32(place)), g.shape, first)
+        g, p, exact = tiles["g"], tiles.get("p"), self._exact(tiles)
+        u, new = self.mathematics(self._widened(g), self._loaded(tiles), exact)
+        kept = self._saved(new, tiles, first)
+        if self.ending and self.program.every > 1:  # only the last gradient of a step moves the parameters
+            u = jnp.where(self.now.micro == self.program.every - 1, u, numerics.NO_CHANGE)
+        if self.lands and p is not None:
+            landed, beside = self._landed(exact + u, p, len(new), first)
+            dtype = p.dtype if self.stepping else g.dtype if self.over_gradient else jnp.float32
+            return kept | beside | {self.returned: landed.astype(dtype)}
+        if self.stepping:
+            return kept | {"p": (exact + u).astype(tiles["p"].dtype)}
+        return kept | {"g": u.astype(self.out_dtype) if self.ending else u}
+
+    def _exact(self, tiles: Mapping[str, Array]) -> Any:
+        """The parameter in full, as wide as the step computes; None where there is none."""
+        p = tiles.get("p")
+        return None if p is None else self._widened(self.program.exact(p, tiles.get(self.program.residue)))
+
+    def _loaded(self, tiles: Mapping[str, Array]) -> dict[str, Array]:
+        """The slots, as wide as the step computes."""
+        codecs, g = self.program.codecs, tiles["g"]
+        kept = {s: codecs[s].load(self._of(s, tiles), g.shape) if s in codecs else tiles[s] for s in self.mine}
+        return {s: self._widened(x) for s, x in kept.items()}
+
+    def _noise(self, place: int, shape: tuple[int, ...], first: tuple[Any, Any]) -> codec.Noise:
+        return lambda: codec.noise(numerics.mixed(self.key + np.uint32(place)), shape, first)
+
+    def _saved(self, new: Mapping[str, Array], tiles: Mapping[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
+        """The slots as the state keeps them."""
         kept = {}
         for place, (slot, x) in enumerate(new.items()):
             like = self._of(slot, tiles)
             saved = {"": x.astype(like[""].dtype)}
-            if slot in program.codecs:
-                saved = self._codec(slot).save(x, like, noise(place))
-            kept |= {program.names[slot][what]: value for what, value in saved.items()}
-        if self.ending and program.every > 1:  # only the last gradient of a step moves the parameters
-            u = jnp.where(self.now.micro == program.every - 1, u, numerics.NO_CHANGE)
-        if self.lands and p is not None and program.precision is not None:
-            # A difference below 1e-38 would be read as zero by some additions and not by others, and -0 + 0 is 0.
-            x = (exact + u).astype(jnp.float32)
-            x = jnp.where(jnp.abs(x) < codec.LEAST, 0, x)
-            landed, left = program.precision.encode(x, p.dtype, noise(len(new)))
-            kept |= {program.residue: left} if program.residue else {}
-            dtype = p.dtype if self.stepping else g.dtype if self.over_gradient else jnp.float32
-            return kept | {self.returned: landed.astype(dtype)}
-        if self.stepping:
-            return kept | {"p": (exact + u).astype(tiles["p"].dtype)}
-        return kept | {"g": u.astype(self.out_dtype) if self.ending else u}
+            if slot in self.program.codecs:
+                saved = self._codec(slot).save(x, like, self._noise(place, tiles["g"].shape, first))
+            kept |= {self.program.names[slot][what]: value for what, value in saved.items()}
+        return kept
+
+    def _landed(self, x: Array, p: Array, place: int, first: tuple[Any, Any]) -> tuple[Array, dict[str, Array]]:
+        """The visible parameter of x, in float32, and by name what lies beside it."""
+        precision = self.program.precision
+        assert precision is not None
+        # A difference below 1e-38 would be read as zero by some additions and not by others, and -0 + 0 is 0.
+        x = x.astype(jnp.float32)
+        x = jnp.where(jnp.abs(x) < codec.LEAST, 0, x)
+        landed, left = precision.encode(x, p.dtype, self._noise(place, p.shape, first))
+        return landed, {self.program.residue: left} if self.program.residue else {}
+
+    def glance(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> Glance:
+        """The step on a tile as it would be, with what lies between its beginning and its end."""
+        p, exact, old, taps = tiles.get("p"), self._exact(tiles), self._loaded(tiles), []
+        u, new = self.mathematics(self._widened(tiles["g"]), old, exact, taps)
+        stored = self._loaded(tiles | self._saved(new, tiles, first))
+        after = None
+        if p is not None and self.ending:
+            # Behind a barrier, since a compiler may know that (w + u) - w is u, which rounding says it is not.
+            x = jax.lax.optimization_barrier(exact + u)
+            after = self._widened(numerics.rounded(x, p.dtype) if is_narrow(p.dtype) else x.astype(p.dtype))
+            if self.lands:
+                shown, beside = self._landed(x, p, len(new), first)
+                after = self._exact(tiles | beside | {"p": shown.astype(p.dtype)})
+        return Glance(tuple(taps), self.ending, self._widened(tiles["g0"]), u, exact, after, old, new, stored)
+
+    def cut(self, whole: Mapping[str, Array]) -> tuple[dict[str, int], stream.Plan | None]:
+        """How many columns an entry of each array stands for, and how to cut the leaf to look at it; None for whole."""
+        cuts = {self.program.names[s][what]: n for s in self.encoded for what, n in self._codec(s).cuts.items()}
+        odd = any(x.shape != self.shape for name, x in whole.items() if name not in cuts)
+        if odd or 0 in cuts.values() or not stream.is_local(*whole.values()):
+            return cuts, None
+        at = stream.plan(self.shape, math.lcm(1, *cuts.values()), stream.GLANCE)
+        elementwise = at is None or stream.is_elementwise(self.mathematics, self._arguments(), self.shape, at.tile)
+        return cuts, at if elementwise else None
 
     def run(self) -> tuple[Array, dict[str, Array]]:
         """The whole leaf, in tiles where that saves memory and changes nothing."""
@@ -247,13 +351,17 @@ class Leaf:
         here, there = (self._in_tiles(cuts, size) for size in (stream.ON_CPU, stream.ELSEWHERE))
         return jax.lax.platform_dependent(self.whole, cpu=here, default=there)
 
-    def _in_tiles(self, cuts: Mapping[str, int], size: int) -> Callable[..., dict[str, Array]]:
-        out = jax.eval_shape(lambda tiles: self.body(tiles, (0, 0)), self.whole)
+    def _arguments(self) -> tuple[Any, dict[str, Any], Any]:
+        """Descriptions of what `mathematics` takes."""
         wide = jax.ShapeDtypeStruct(self.shape, self.real)
         single = jax.ShapeDtypeStruct((1,) * len(self.shape), self.real)
         first = lambda slot: self.whole[self.program.names[slot][""]]
         slots = {s: single if s not in self.encoded and first(s).size == 1 else wide for s in self.mine}
-        arguments = (wide, slots, wide if "p" in self.whole else None)
+        return wide, slots, wide if "p" in self.whole else None
+
+    def _in_tiles(self, cuts: Mapping[str, int], size: int) -> Callable[..., dict[str, Array]]:
+        out = jax.eval_shape(lambda tiles: self.body(tiles, (0, 0)), self.whole)
+        arguments = self._arguments()
 
         def f(whole: dict[str, Array]) -> dict[str, Array]:
             at = stream.plan(self.shape, math.lcm(1, *cuts.values()), size)
@@ -289,7 +397,7 @@ def key_of(seed: int, t: Array, at: Any, g: Array) -> Array:
     Inside `shard_map` each device has a key of its own for what it has to itself.
     """
     key = jax.random.key(seed, impl="threefry2x32")
-    for axis in sorted(getattr(jax.typeof(g), "vma", ())):
+    for axis in numerics.device_axes(g):
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, t), at))
 

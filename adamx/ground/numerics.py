@@ -258,3 +258,10 @@ def rounded_by_chance(x: Float[Array, "*s"], dtype: Any, bits: Array) -> Float[A
 
 def _overflowing(x: Array, dtype: Any) -> Array:
     return jnp.where(jnp.abs(x) > float(jnp.finfo(dtype).max), jnp.sign(x) * jnp.inf, x)
+
+
+def device_axes(x: Any) -> tuple[str, ...]:
+    """The mesh axes along which x, inside a `shard_map`, differs from device to device; empty elsewhere."""
+    kind = jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    return tuple(sorted(manual.varying if manual is not None else getattr(kind, "vma", ())))

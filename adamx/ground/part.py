@@ -73,6 +73,7 @@ class Part(NamedTuple):
       positive: the slots that never hold a number below zero.
       exact: the slots that are no averages of gradients but copies of parameters, or numbers whose small changes count:
         presets leave them as they are, and codecs by blocks refuse them.
+      tap: what a watch knows the part by, where what reaches it has a meaning: "clip", "moments", "decay", "rate".
       storage: how its slots are kept, if not as they are; with a precision, the part ends a chain, and every part
         before it sees the parameters that the precision decodes.
     """
@@ -89,6 +90,7 @@ class Part(NamedTuple):
     accumulates: bool = False
     positive: frozenset[str] = frozenset()
     exact: frozenset[str] = frozenset()
+    tap: str = ""
     storage: Storage = Storage()
 
 

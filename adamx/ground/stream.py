@@ -5,7 +5,7 @@ tiles whose carry is the arrays themselves keeps one tile of each.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from adamx.ground import numerics
+
 # Elements of a tile. On CPU both cores of the machine that this was measured on took part from 2^17 on, and 2^19 was
 # fastest; elsewhere each tile costs a kernel launch. Leaves no larger than SMALL are not worth a loop.
 ON_CPU = 1 << 19
 ELSEWHERE = 1 << 22
 SMALL = 1 << 15
+GLANCE = 1 << 16  # of what is only looked at
 
 Tiles = dict[str, Array]
 Corner = tuple[Any, Any]
@@ -269,6 +272,89 @@ def run(
     else:
         carry = slab(carry, (0, 0), (rows, columns))
     return {k: carry[k].reshape(x.shape) if k in carry else x for k, x in carried.items()}
+
+
+def gathered(
+    f: Callable[[Tiles, Corner, Array], tuple[Any, Any]],
+    leaves: Sequence[Mapping[str, Array]],
+    cuts: Mapping[str, int],
+    at: Plan | None,
+) -> tuple[Any, Any]:
+    """The sums and the maxima of what f makes of the tiles of each leaf, stacked along a first axis.
+
+    One loop for all leaves, so that f is compiled once and not for each.
+
+    Args:
+      f: `(tiles by name, corner, which leaf) -> (sums, maxima)`, two trees of arrays.
+      leaves: what is read of each, alike in shapes and dtypes.
+      cuts: by name, how many of a leaf's columns one entry stands for; 1 where it is left out.
+      at: from :func:`plan`; None for whole leaves.
+    """
+    if at is None:
+        pick = [lambda x=x: dict(x) for x in leaves]
+        of = lambda i: f(jax.lax.switch(i, pick) if pick[1:] else pick[0](), (0, 0), i)
+        return _collected([(lambda i: (i, of(i)), len(leaves))], len(leaves))
+    rows, columns = math.prod(at.shape[:-1]), at.shape[-1]
+    flat = [{k: x.reshape(rows, x.shape[-1]) for k, x in leaf.items()} for leaf in leaves]
+    lead = (1,) * (len(at.shape) - 2)
+
+    def turns(first: Corner, count: tuple[int, int], size: tuple[int, int]) -> tuple[Callable[[Array], Any], int]:
+        """All tiles of one size of all leaves: `count` of them down and across, from a corner on."""
+
+        def piece(name: str, x: Array, corner: Corner) -> Array:
+            wide = cuts.get(name, 1)
+            out = jax.lax.dynamic_slice(x, (corner[0], corner[1] // wide), (size[0], -(-size[1] // wide)))
+            return out.reshape((*lead, *out.shape) if len(at.shape) > 1 else out.shape[1:])
+
+        def one(turn: Array) -> Any:
+            leaf, i = turn // (count[0] * count[1]), turn % (count[0] * count[1])
+            corner = (first[0] + i // count[1] * size[0], first[1] + i % count[1] * size[1])
+            cut = [lambda x=x: {k: piece(k, y, corner) for k, y in x.items()} for x in flat]
+            tiles = jax.lax.switch(leaf, cut) if cut[1:] else cut[0]()
+            return leaf, f(tiles, corner, leaf)
+
+        return one, len(leaves) * count[0] * count[1]
+
+    down, across = rows // at.rows, columns // at.columns
+    rest = (rows - down * at.rows, columns - across * at.columns)
+    loops = [turns((0, 0), (down, across), (at.rows, at.columns))]
+    if rest[1]:  # rows are one by one then
+        loops.append(turns((0, columns - rest[1]), (down, 1), (at.rows, rest[1])))
+    if rest[0]:
+        loops.append(turns((rows - rest[0], 0), (1, across), (rest[0], at.columns)))
+    return _collected(loops, len(leaves))
+
+
+def _collected(loops: Sequence[tuple[Callable[[Array], Any], int]], leaves: int) -> tuple[Any, Any]:
+    """What all turns of some loops make, `(which leaf, (sums, maxima))` each, by leaf."""
+    starts: list[Any] = []  # read inside the trace: what comes out of it has forgotten along which axes it differs
+
+    def look(i: Array) -> None:
+        both = zip((0, -np.inf), loops[0][0](i)[1], strict=True)
+        starts.append([jax.tree.map(lambda x, value=value: _Start(x, value), named) for value, named in both])
+
+    jax.eval_shape(look, jnp.int32(0))
+    carry = jax.tree.map(lambda s: s.of(leaves), tuple(starts[0]), is_leaf=lambda s: isinstance(s, _Start))
+
+    def turned(one: Callable[[Array], Any], i: Array, carry: Any) -> Any:
+        leaf, (sums, maxima) = one(i)
+        added = jax.tree.map(lambda total, x: total.at[leaf].add(x), carry[0], sums)
+        return added, jax.tree.map(lambda total, x: total.at[leaf].max(x), carry[1], maxima)
+
+    for one, count in loops:
+        carry = jax.lax.fori_loop(0, count, lambda i, carry, one=one: turned(one, i, carry), carry)
+    return carry
+
+
+class _Start:
+    """What a sum or a maximum begins with, of the kind of its first term."""
+
+    def __init__(self, x: Array, value: float):
+        self.shape, self.dtype, self.axes, self.value = x.shape, x.dtype, numerics.device_axes(x), value
+
+    def of(self, leaves: int) -> Array:
+        x = jnp.full((leaves, *self.shape), self.value, self.dtype)
+        return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
 
 
 def _loop(turns: int, one: Callable[[Array, Tiles], Tiles], carry: Tiles, always: Array) -> Tiles:

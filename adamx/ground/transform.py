@@ -41,15 +41,21 @@ class Transformation(optax.GradientTransformationExtraArgs):
     Attributes:
       init: `params -> State`.
       update: `(updates, state, params=None, **extra) -> (updates, state)`; unknown extra arguments are ignored.
-      step: `(grads, state, params) -> (params, state)`: update and addition in one. The update is not rounded to the
-        gradient's dtype on the way.
+      step: `(grads, state, params, **extra) -> (params, state)`: update and addition in one. The update is not rounded
+        to the gradient's dtype on the way.
       parts: its parts in order; None where it is more than a chain of parts.
       every: how many gradients it takes to a step.
       guarded: `(skip, updates, state, params)`, as update, but where the bool skip is True nothing changes, number by
         number and in place; None where update is more than a chain of parts.
+      seen: `(see, grads, state, params) -> list`, what a step would be, seen leaf by leaf while it is computed: for
+        leaves that are alike, their positions among those of `grads`, and for each stage what `see` made of them, see
+        :meth:`adamx.ground.leaf.Program.seen`. None where there is no chain of parts to look into.
+      inside: the parts that `seen` sees: its own, or those of what it wraps.
     """
 
     guarded: Callable[..., Any] | None = None
+    seen: Callable[..., Any] | None = None
+    inside: tuple[Part, ...] = ()
     parts: tuple[Part, ...] | None = None
     every: int = 1
     _step: Callable[..., Any] | None = None
@@ -60,11 +66,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
         self.parts, self._step, self.every = parts, step, every
         return self
 
-    def step(self, grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    def step(self, grads: PyTree, state: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, PyTree]:
         """Update and addition in one; see the class."""
         if self._step is not None:
-            return self._step(grads, state, params)
-        updates, state = self.update(grads, state, params)
+            return self._step(grads, state, params, **extra)
+        updates, state = self.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
 
@@ -172,8 +178,8 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         return State(jnp.zeros((), jnp.int32), moments, scalars)
 
     def run(
-        grads: PyTree, state: State, params: PyTree, stepping: bool, skip: Array | None = None
-    ) -> tuple[PyTree, State]:
+        grads: PyTree, state: State, params: PyTree, stepping: bool, skip: Array | None = None, see: Any = None
+    ) -> Any:
         for part in parts:
             if part.needs_params and params is None:
                 raise ValueError(
@@ -199,6 +205,7 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         dtypes = [x.dtype for i in live for x in (gs[i], ps[i], *(slots[n][i] for n in all_names)) if x is not None]
         real = numerics.real_dtype(*dtypes)
         us = list(gs)
+        alike: list[tuple[list[int], list[Any]]] = [] if see is None else _alike(live, gs, ps, slots, label)
         beside = slots[program.residue] if program.residue else [None] * len(gs)
         told: dict[str, Any] = {name: state.scalars[name].astype(_wider(state.scalars[name], real)) for name in keeper}
         for stage, members in enumerate(stages):
@@ -220,9 +227,16 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 told |= asked if isinstance(asked, dict) else {}
             now = Step(t, [hypers[m].resolved(count, t, real, told) for m in members], asked, micro, skip)
             noisy = any(m in program.random for m in members)
+            labels_of = lambda i, members=members: tuple(label[m][i] for m in members)
+            kept_of = lambda i, stage=stage: {name: slots[name][i] for name in program.held(stage)}
+            if see is not None:
+                for places, views in alike:
+                    leaves = [(gs[i], us[i], kept_of(i), ps[i], np.uint32(i) if noisy else None) for i in places]
+                    views.append(program.seen(stage, labels_of(places[0]), see, now, leaves))
+                if last:
+                    return alike
             for i in live:
-                labels = tuple(label[m][i] for m in members)
-                kept = {name: slots[name][i] for name in program.held(stage)}
+                labels, kept = labels_of(i), kept_of(i)
                 at = np.uint32(i) if noisy else None
                 ends_as = ("step" if stepping else gs[i].dtype) if last else None
                 us[i], new = leaf(stage, labels, ends_as, now, us[i], kept, ps[i], at)
@@ -241,15 +255,30 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         del extra
         return run(updates, state, params, stepping=False)
 
-    def step(grads: PyTree, state: State, params: PyTree) -> tuple[PyTree, State]:
+    def step(grads: PyTree, state: State, params: PyTree, **extra: Any) -> tuple[PyTree, State]:
+        del extra
         return run(grads, state, params, stepping=True)
 
     def guarded(skip: Array, updates: PyTree, state: State, params: PyTree = None) -> tuple[PyTree, State]:
         return run(updates, state, params, stepping=False, skip=skip)
 
+    def seen(see: Any, grads: PyTree, state: State, params: PyTree = None) -> list[Any]:
+        return run(grads, state, params, stepping=False, see=see)
+
     made = Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
-    made.guarded = guarded
+    made.guarded, made.seen, made.inside = guarded, seen, tuple(parts)
     return made
+
+
+def _alike(
+    live: list[int], gs: list, ps: list, slots: Mapping[str, list], label: list
+) -> list[tuple[list[int], list[Any]]]:
+    """The trained leaves that differ in nothing but their numbers, together; each with an empty list."""
+    groups: dict[Any, list[int]] = {}
+    for i in live:
+        kinds = [None if x is None else jax.typeof(x) for x in (gs[i], ps[i], *(slots[name][i] for name in slots))]
+        groups.setdefault((*kinds, *(of[i] for of in label)), []).append(i)
+    return [(places, []) for places in groups.values()]
 
 
 def _owners(parts: Sequence[Part], what: str, names: Callable[[Part], Mapping[str, Any]]) -> dict[str, str]:

@@ -110,6 +110,7 @@ def scale_by_moments(rule: Rule | Callable[..., Array] | None = None, /, **momen
             accumulates=blind and all(not part.slots or (part.accumulates and id(part) in first) for part in every),
             positive=frozenset(positive),
             exact=frozenset(exact),
+            tap="moments",
         )
     )
 
@@ -133,10 +134,9 @@ def scale(factor: Scalar) -> Transformation:
     return _scaled("scale", finite("factor", factor))
 
 
-def _scaled(name: str, factor: Scalar) -> Transformation:
-    return lift(
-        Part(name, lambda h, g, slots, p, seen: (g * h["factor"], slots), hyper={"factor": factor}, accumulates=True)
-    )
+def _scaled(name: str, factor: Scalar, tap: str = "") -> Transformation:
+    update = lambda h, g, slots, p, seen: (g * h["factor"], slots)
+    return lift(Part(name, update, hyper={"factor": factor}, accumulates=True, tap=tap))
 
 
 @method
@@ -169,8 +169,8 @@ def scale_by_lr(learning_rate: Scalar) -> Transformation:
       ValueError: if it is a number that is not finite.
     """
     if isinstance(learning_rate, float):
-        return _scaled("scale_by_lr", -learning_rate)
-    return _scaled("scale_by_lr", Derived(lambda t, lr: -lr, learning_rate))
+        return _scaled("scale_by_lr", -learning_rate, "rate")
+    return _scaled("scale_by_lr", Derived(lambda t, lr: -lr, learning_rate), "rate")
 
 
 @method
@@ -214,7 +214,13 @@ def add_decayed_weights(
     linear = not cautious
     return lift(
         Part(
-            "add_decayed_weights", update, {}, {"factor": factor}, labels=labels, needs_params=True, accumulates=linear
+            "add_decayed_weights",
+            update,
+            hyper={"factor": factor},
+            labels=labels,
+            needs_params=True,
+            accumulates=linear,
+            tap="decay",
         )
     )
 
@@ -293,7 +299,7 @@ def clip_by_global_norm(max_norm: Scalar) -> Transformation:
     def update(h: Any, g: Array, slots: dict[str, Array], p: Any, seen: Seen):
         return _shrunk(g, seen.asked.astype(numerics.real_dtype(g.dtype)), h["max"]), slots
 
-    return lift(Part("clip_by_global_norm", update, hyper={"max": max_norm}, ask=ask))
+    return lift(Part("clip_by_global_norm", update, hyper={"max": max_norm}, ask=ask, tap="clip"))
 
 
 @method

@@ -110,7 +110,12 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
             state.limit,
         )
 
-    return Transformation(init, update, every=getattr(tx, "every", 1))
+    made = Transformation(init, update, every=getattr(tx, "every", 1))
+    seen = getattr(tx, "seen", None)
+    if seen is not None:
+        made.seen = lambda see, grads, state, params=None: seen(see, grads, state.inner, params)
+        made.inside = getattr(tx, "inside", ())
+    return made
 
 
 def is_trained(g: Any) -> bool:
