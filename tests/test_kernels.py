@@ -43,7 +43,11 @@ METHODS = {
 }
 # Rows that no block divides, several columns of tiles, leading axes; and leaves that are none of the kernel's.
 SHAPES = {"w": (37, 512), "stack_w": (2, 32, 256), "norm": (512,), "ragged_w": (40, 300), "few": (16, 256)}
-each_method = pytest.mark.parametrize(("dtype", "make"), METHODS.values(), ids=METHODS)
+each_method = pytest.mark.parametrize(
+    ("dtype", "make"),
+    [pytest.param(*METHODS["seven bytes"], id="seven bytes")]
+    + [pytest.param(*METHODS[name], id=name, marks=pytest.mark.slow) for name in METHODS if name != "seven bytes"],
+)
 each_platform = pytest.mark.parametrize("platform", PLATFORMS)
 
 

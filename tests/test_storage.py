@@ -168,7 +168,7 @@ def test_every_method_storage_precision_and_dtype_meet(case, store, precision, d
     ("p_dtype", "g_dtype"),
     [("float32", "bfloat16"), slow("bfloat16", "float32"), slow("float32", "float32"), slow("float16", "float16")],
 )
-@pytest.mark.parametrize("store", [s if s in ("4bit", "float8", "factored") else slow(s, name=s) for s in STORES])
+@pytest.mark.parametrize("store", [s if s == "factored" else slow(s, name=s) for s in STORES])
 def test_every_codec_keeps_the_contracts_whatever_the_dtypes_of_parameters_and_gradients(store, p_dtype, g_dtype):
     assert_keeps_the_contracts(stored(adamx.adamw(LR), store, min_size=0), p_dtype, g_dtype)
 
@@ -348,9 +348,8 @@ def three_steps(tx, p_dtype, way, shapes, compiled=True):
     return params, state
 
 
-@pytest.mark.parametrize(
-    ("store", "precision"), [("8bit", "split8"), slow("4bit", "stochastic"), slow("dynamic8", None)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("store", "precision"), [("8bit", "split8"), ("4bit", "stochastic"), ("dynamic8", None)])
 def test_tiles_are_the_whole_bit_for_bit(store, precision):
     """Operation by operation, by step and by update, in tiles of two sizes that do not go up."""
     make = lambda tile: stored(adamx.adamw(LR), store, precision, tile=tile, min_size=0)
@@ -403,7 +402,8 @@ def test_every_elementwise_method_in_compiled_tiles_is_the_whole(case):
     assert_the_same_but_for_roundings(three_steps(make(500), "bfloat16", "step", shapes), whole)
 
 
-@pytest.mark.parametrize("name", ["adafactor", slow("lamb", name="lamb"), slow("adamp", name="adamp")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adafactor", "lamb", "adamp"])
 def test_what_reduces_over_a_leaf_is_not_cut(name):
     case = next(c for c in METHODS if c.name == name)
     make = lambda tile: stored(case.make(), "8bit", "split8", tile=tile, min_size=0)
@@ -450,7 +450,7 @@ def configured(store, precision):
     ("store", "precision", "way"),
     [
         ("8bit", "split8", "step"),
-        ("8bit", "split8", "update"),
+        slow("8bit", "split8", "update"),
         slow("4bit", None, "step"),
         slow("bf16", "kahan", "step"),
     ],

@@ -293,6 +293,7 @@ def test_a_scan_records_what_a_loop_does():
     assert_same_records(history_of(state), want)
 
 
+@pytest.mark.slow
 def test_under_vmap_each_run_has_its_own_records():
     make = lambda lr: adamx.watch(adamx.adam(lr, B1, B2), every=2)
     params = leaves(0, SMALL)
@@ -324,7 +325,7 @@ def meshed(tx, state, specs, mesh):
     return jax.tree.map(lambda x: P(), state)._replace(inner=inner)
 
 
-@pytest.mark.parametrize("way", ["shard_map", "jit"])
+@pytest.mark.parametrize("way", ["shard_map", pytest.param("jit", marks=pytest.mark.slow)])
 def test_eight_devices_record_what_one_does(way):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     tx, params = adamx.watch(adamx.adamw(LR, B1, B2, EPS), every=1, distributions=True), leaves(0, MESHED)

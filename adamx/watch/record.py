@@ -103,7 +103,7 @@ def watch(
     >>> params = {"w": jnp.ones(3)}
     >>> updates, state = tx.update({"w": jnp.ones(3)}, tx.init(params), params, loss=2.0)
     >>> seen = adamx.drain(state).history()
-    >>> print(seen.steps, seen.whole["learning_rate"], seen.leaf["surprise"], seen.pulse["loss"])
+    >>> print(seen.steps, seen.whole["learning_rate"], seen.leaf["param_rms"], seen.pulse["loss"])
     [1] [0.001] [[1.]] [2.]
     """
     check_transformation(tx, "watch")
