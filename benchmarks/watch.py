@@ -29,7 +29,7 @@ import adamx
 from benchmarks.step import quartiles
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import charlm  # noqa: E402 (it lies among the examples)
+import charlm
 
 
 class Contestant(NamedTuple):

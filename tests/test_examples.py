@@ -17,6 +17,7 @@ import charlm
 import compare
 import digits
 import regression
+import trouble
 from loaders import Split
 
 ROOT = Path(__file__).parents[1]
@@ -340,3 +341,24 @@ def test_compare_tables_six_methods_that_all_learn(tmp_path, capsys):
         assert result.curve[:, -1].mean() < result.curve[:, 0].mean()
         assert f"{name:10}{compare.METHODS[name][1]:6g}   {100 * result.test.mean():10.2f} ± " in table
     check_picture(tmp_path / "compare.png")
+
+
+@pytest.mark.parametrize(
+    ("fault", "finds"),
+    [
+        ("none", None),
+        ("eps", "EPS_LARGE"),
+        pytest.param("lr", "LOSS_ROSE", marks=pytest.mark.slow),
+        pytest.param("b2", "V_COASTING", marks=pytest.mark.slow),
+        pytest.param("bf16", "BF16_STALL", marks=pytest.mark.slow),
+    ],
+)
+def test_the_doctor_names_what_went_wrong_and_is_silent_where_nothing_did(fault, finds, tmp_path, capsys):
+    found = trouble.main(["--short", "--fault", fault, "--out", str(tmp_path)])
+    assert found == [] if finds is None else finds in found
+    assert f"{len(found)} findings" in capsys.readouterr().out
+    assert (tmp_path / fault / "report.html").stat().st_size > 10**6
+    with pytest.raises(SystemExit) as refused:
+        trouble.main(["--short", "--fault", fault, "--out", str(tmp_path)])
+    assert refused.value.code == 2
+    assert "holds a log already" in capsys.readouterr().err

@@ -164,6 +164,18 @@ def spikes(steps: range, length: int = 14000, scored: int = 4) -> Callable[[Draf
     return change
 
 
+def risen(times: float, lasts: int = 8, begins: int = 1) -> Callable[[Draft], Draft]:
+    """A loss at so many times the threshold, for some steps; of a pulse that begins at a step."""
+
+    def change(d: Draft) -> Draft:
+        d.spike(400, 3 * times * d.pulse["loss"][0], 0.0, lasts)
+        d.pulse_steps = d.pulse_steps[begins - 1 :]
+        d.pulse = {name: x[begins - 1 :] for name, x in d.pulse.items()}
+        return d
+
+    return change
+
+
 def stale(
     surprise: float, row: int = 49, usual: float = 1.0, spike: bool = True, lasts: int = 12
 ) -> Callable[[Draft], Draft]:
@@ -365,6 +377,7 @@ DISASTERS = [
         (),
         5000,
     ),
+    Disaster("LOSS_ROSE", risen(1.02), [risen(0.98), risen(1.02, lasts=7), risen(1.02, begins=2)], (), 400),
     Disaster(
         "STALE_V",
         stale(3.1),

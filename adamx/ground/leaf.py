@@ -308,8 +308,10 @@ class Leaf:
         stored = self._loaded(tiles | self._saved(new, tiles, first))
         after = None
         if p is not None and self.ending:
+            dtype = self.out_dtype
+            given = numerics.rounded(u, dtype) if is_narrow(dtype) and not self.lands else u  # as apply_updates gets it
             # Behind a barrier, since a compiler may know that (w + u) - w is u, which rounding says it is not.
-            x = jax.lax.optimization_barrier(exact + u)
+            x = jax.lax.optimization_barrier(exact + given)
             after = self._widened(numerics.rounded(x, p.dtype) if is_narrow(p.dtype) else x.astype(p.dtype))
             if self.lands:
                 shown, beside = self._landed(x, p, len(new), first)

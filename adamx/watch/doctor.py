@@ -500,6 +500,20 @@ def _spike_score(run: _Run) -> Iterator[_Seen]:
         yield _Seen("warning", (), step, {"share": share, "spikes": len(rows), "steps": scored.sum()}, says)
 
 
+def _loss_rose(run: _Run) -> Iterator[_Seen]:
+    loss, steps = run.history.pulse.get("loss"), run.history.pulse_steps
+    lasts = int(T.RISEN_STEPS.value)
+    if loss is None or len(loss) < lasts or steps[0] != 1 or not 0 < loss[0] < np.inf:
+        return
+    first = float(loss[0])
+    high = np.where(np.isfinite(loss), loss, 0).astype(np.float64)
+    held = np.convolve(high > T.RISEN_TIMES.value * first, np.ones(lasts), "valid") > lasts - 0.5
+    if held.any():
+        step, worst = int(steps[held.argmax()]), float(high.max())
+        says = f"the loss began at {first:.3g}, and from step {step} on was {worst / first:.3g} times as large or less."
+        yield _Seen("warning", (), step, {"first": first, "highest": worst}, says)
+
+
 def _stale_v(run: _Run) -> Iterator[_Seen]:
     x = run.of("surprise_before")
     if x is None:
@@ -916,6 +930,7 @@ _FINDS: dict[str, Callable[[_Run], Iterable[_Seen]]] = {
     "NONFINITE": _nonfinite,
     "SPIKE": _spike,
     "SPIKE_SCORE": _spike_score,
+    "LOSS_ROSE": _loss_rose,
     "STALE_V": _stale_v,
     "V_COASTING": _v_coasting,
     "EPS_DOMINANT": _eps_dominant,

@@ -125,6 +125,9 @@ SPIKE_WINDOW = _number("SPIKE_WINDOW", 10000, "steps", "OLMo-core's spike score"
 SPIKE_SCORED = _number("SPIKE_SCORED", 1000, "steps", "own; fewer say nothing of a share of a thousandth")
 SPIKE_TIMES = _number("SPIKE_TIMES", 3, "spikes", "own; what happened twice is no habit")
 
+RISEN_TIMES = _number("RISEN_TIMES", 3.0, "times the first loss", "own; runs that learn stay below their first loss")
+RISEN_STEPS = _number("RISEN_STEPS", 8, "steps in a row", "own; as long as a spike must last")
+
 STALE_SURPRISE = _number(
     "STALE_SURPRISE",
     3.0,
@@ -342,6 +345,14 @@ _WORDS = {
         advice="lower the learning rate by a third, or b2 to 0.95.",
         does_not_mean="that each of them did harm: it counts all steps above the line.",
         source="OLMo-core's spike score; " + WINDOW,
+    ),
+    "LOSS_ROSE": Words(
+        summary="a loss that stays far above the one it began with",
+        thresholds=(RISEN_TIMES, RISEN_STEPS),
+        cause="the steps were too long for the curvature: parameters went where the network is worse than untrained.",
+        advice="lower the learning rate tenfold, or let it rise slowly over the first hundreds of steps.",
+        does_not_mean="that the run cannot recover; what it learns from there is mostly less.",
+        source="own; the sign of divergence that learning rate range tests stop at (Smith 2017, arXiv:1506.01186)",
     ),
     "STALE_V": Words(
         summary="gradients far above what the second moment expected, shortly before a spike",
