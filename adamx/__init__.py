@@ -2,6 +2,10 @@
 
 from importlib.metadata import version as _version
 
+from adamx.diagnostics.record import WatchState as WatchState
+from adamx.diagnostics.record import drain as drain
+from adamx.diagnostics.record import watch as watch
+from adamx.diagnostics.record import watch_bytes as watch_bytes
 from adamx.family.acprop import acprop as acprop
 from adamx.family.adabelief import adabelief as adabelief
 from adamx.family.adabound import adabound as adabound
@@ -102,10 +106,6 @@ from adamx.parts.moments import peak as peak
 from adamx.parts.moments import trace as trace
 from adamx.parts.moments import window as window
 from adamx.parts.select import by_leaf as by_leaf
-from adamx.watch.record import WatchState as WatchState
-from adamx.watch.record import drain as drain
-from adamx.watch.record import watch as watch
-from adamx.watch.record import watch_bytes as watch_bytes
 from adamx.wrap.accumulate import accumulate as accumulate
 from adamx.wrap.averages import averaged_params as averaged_params
 from adamx.wrap.averages import ema_of_params as ema_of_params

@@ -44,7 +44,7 @@ PARAMS: dict[str, Any] = {
     "nearest": codecs.nearest(),
     "stochastic": codecs.stochastic(),
     "kahan": codecs.kahan(),
-    "split8": codecs.split8(),
+    "split8": codecs.split8(stochastic=True),
     "split16": codecs.split16(),
     "master": codecs.master(),
 }

@@ -49,7 +49,7 @@ PARAMS: dict[str, Callable[[], Any] | None] = {
     "bf16": lambda: adamx.codecs.nearest(),
     "bf16-stochastic": lambda: adamx.codecs.stochastic(),
     "bf16-kahan": lambda: adamx.codecs.kahan(),
-    "bf16+int8": lambda: adamx.codecs.split8(),
+    "bf16+int8": lambda: adamx.codecs.split8(stochastic=True),
     "bf16+int16": lambda: adamx.codecs.split16(),
     "master": lambda: adamx.codecs.master(),
 }

@@ -32,8 +32,8 @@ from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 import adamx
-from adamx.watch import doctor, report
-from adamx.watch.log import Log, read
+from adamx.diagnostics import doctor, report
+from adamx.diagnostics.log import Log, read
 
 SPLIT_SEED = 0  # one split for every --seed, so that their test accuracies compare
 PATIENCE = 15  # epochs in a row without a lower validation loss, after which training stops

@@ -25,8 +25,8 @@ from flax import nnx
 from loaders import load
 
 import adamx
-from adamx.watch import doctor, report
-from adamx.watch.log import Log, read
+from adamx.diagnostics import doctor, report
+from adamx.diagnostics.log import Log, read
 
 BATCH, DRAINED = 64, 100  # images a step, steps between drains
 

@@ -21,11 +21,11 @@ FLOORS = [
     ["adamx.family"],
     ["adamx.kernels.grid"],
     ["adamx.kernels"],
-    ["adamx.watch.metrics"],
-    ["adamx.watch.history", "adamx.watch.stats"],
-    ["adamx.watch.thresholds"],
-    ["adamx.watch"],
-    ["adamx.watch.cli"],
+    ["adamx.diagnostics.metrics"],
+    ["adamx.diagnostics.history", "adamx.diagnostics.stats"],
+    ["adamx.diagnostics.thresholds"],
+    ["adamx.diagnostics"],
+    ["adamx.diagnostics.cli"],
     ["adamx"],
 ]
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import adamx
 from adamx import codecs
-from adamx.watch.metrics import EDGES, LEAF, PULSE
+from adamx.diagnostics.metrics import EDGES, LEAF, PULSE
 
 B1, B2, EPS, DECAY, CLIP = 0.9, 0.99, 1e-3, 0.1, 1.0
 SHAPES = {"big": (130, 600), "odd": (33, 77), "scalar": ()}  # one leaf of several tiles

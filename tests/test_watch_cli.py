@@ -14,10 +14,10 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from adamx.watch import cli, log
-from adamx.watch.cli import main
-from adamx.watch.history import About, History, Leaf
-from adamx.watch.log import Log
+from adamx.diagnostics import cli, log
+from adamx.diagnostics.cli import main
+from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.log import Log
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("report", "doctor", "tail", "compare", "export", "explain")
@@ -57,19 +57,19 @@ def finding(severity="warning", **fields):
 @pytest.fixture
 def doctor(monkeypatch):
     """A doctor that finds what a test puts into `found`, and keeps what it was asked about in `seen`."""
-    fake = ModuleType("adamx.watch.doctor")
+    fake = ModuleType("adamx.diagnostics.doctor")
     fake.found, fake.seen = [], []
     fake.diagnose = lambda history: fake.seen.append(history) or fake.found
     fake.RULES = {"SPIKE": "the loss leaps", "STALE_V": "nu lags"}
     fake.explain = lambda name: f"{name}: {fake.RULES[name]}\n\nand why\n"
-    monkeypatch.setitem(sys.modules, "adamx.watch.doctor", fake)
+    monkeypatch.setitem(sys.modules, "adamx.diagnostics.doctor", fake)
     return fake
 
 
 @pytest.fixture
 def report(monkeypatch, doctor):
     """A report that is the arguments it was given; they are kept in `written`."""
-    fake = ModuleType("adamx.watch.report")
+    fake = ModuleType("adamx.diagnostics.report")
     fake.written = []
 
     def write(history, path, findings=(), title="", others=None):
@@ -77,7 +77,7 @@ def report(monkeypatch, doctor):
         fake.written.append((history, Path(path), list(findings), title, others))
 
     fake.write = write
-    monkeypatch.setitem(sys.modules, "adamx.watch.report", fake)
+    monkeypatch.setitem(sys.modules, "adamx.diagnostics.report", fake)
     return fake
 
 
@@ -495,13 +495,13 @@ def test_gaps_are_a_warning(run, capsys):
 
 
 def command(*arguments, **more):
-    """The command as a process that imports adamx.watch alone, without JAX, which takes seconds."""
+    """The command as a process that imports adamx.diagnostics alone, without JAX, which takes seconds."""
     program = (
         "import sys, types\n"
-        "for name in ('adamx', 'adamx.watch'):\n"
+        "for name in ('adamx', 'adamx.diagnostics'):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         f"    sys.modules[name].__path__ = [{str(ROOT)!r} + '/' + name.replace('.', '/')]\n"
-        "from adamx.watch.cli import main\n"
+        "from adamx.diagnostics.cli import main\n"
         "sys.exit(main())\n"
     )
     line = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamx import codecs
-from adamx.watch import doctor, metrics, thresholds
-from adamx.watch.doctor import RULES, Finding, check, diagnose, exit_code, explain, role, to_json
-from adamx.watch.history import About, History, Leaf
+from adamx.diagnostics import doctor, metrics, thresholds
+from adamx.diagnostics.doctor import RULES, Finding, check, diagnose, exit_code, explain, role, to_json
+from adamx.diagnostics.history import About, History, Leaf
 
 EVERY, RECORDS = 10, 140
 KERNELS = [Leaf(f"blocks/{i}/up/kernel", (64, 64), "float32") for i in range(4)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adamx.watch import export
-from adamx.watch.history import About, History, Leaf
-from adamx.watch.metrics import LEAF, PULSE, WHOLE
+from adamx.diagnostics import export
+from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.metrics import LEAF, PULSE, WHOLE
 
 ROOT = Path(__file__).parents[1]
 INF, NAN = np.inf, np.nan
@@ -401,10 +401,10 @@ def test_a_missing_package_is_one_sentence_and_writes_nothing(tmp_path, monkeypa
 def test_importing_the_module_imports_none_of_them():
     program = (
         "import sys, types\n"
-        "for name in ('adamx', 'adamx.watch'):\n"
+        "for name in ('adamx', 'adamx.diagnostics'):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         f"    sys.modules[name].__path__ = [{str(ROOT)!r} + '/' + name.replace('.', '/')]\n"
-        "import adamx.watch.export\n"
+        "import adamx.diagnostics.export\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}\n"
         "    & {'jax', 'optax', 'pandas', 'pyarrow', 'tensorboard', 'matplotlib', 'rich'}))\n"
     )

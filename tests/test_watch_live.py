@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adamx.watch.history import About, History, Leaf
-from adamx.watch.live import HEADINGS, Frame, Live, distance, duration, number, shortened, shown, trend, worst
-from adamx.watch.metrics import LEAF
+from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.live import HEADINGS, Frame, Live, distance, duration, number, shortened, shown, trend, worst
+from adamx.diagnostics.metrics import LEAF
 
 INF, NAN = np.inf, np.nan
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adamx.watch import log as watch_log
-from adamx.watch.history import About, History, Leaf
-from adamx.watch.log import Log, gaps, notes, read, segments
+from adamx.diagnostics import log as watch_log
+from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.log import Log, gaps, notes, read, segments
 
 ROOT = Path(__file__).parents[1]
 LEAVES = (Leaf("a/kernel", (3, 4), "float32"), Leaf("b", (), "bfloat16"))
@@ -559,7 +559,7 @@ def in_a_process_without_jax(call):
     """Run a line of this file's code; what it printed."""
     program = f"""
 import sys, types
-for name in ("adamx", "adamx.watch"):
+for name in ("adamx", "adamx.diagnostics"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [{str(ROOT)!r} + "/" + name.replace(".", "/")]
 sys.path.insert(0, {str(ROOT / "tests")!r})

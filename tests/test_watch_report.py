@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from adamx.watch import metrics, report
-from adamx.watch.history import About, History, Leaf
+from adamx.diagnostics import metrics, report
+from adamx.diagnostics.history import About, History, Leaf
 
 SPIKE_STEP = 1210
 BAD = "blocks/7/attn/q/kernel"

@@ -4,7 +4,7 @@ A log is a directory: `meta.json` (what the run is of, notes) and segments `0000
 ever added. Each file is written under a temporary name, flushed to the disk and then renamed, so that a file with its
 final name is whole; a kill loses at most the segment that was being written.
 
-A segment needs nothing but NumPy and JSON to be read; `adamx.watch.export` makes tables of a log. With K names in
+A segment needs nothing but NumPy and JSON to be read; `adamx.diagnostics.export` makes tables of a log. With K names in
 `json.loads(str(segment["meta"]))["leaf"]` and so on, it holds
 
     steps: int64[R]         whole: float32[K, R]   leaf: float32[K, R, L]
@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from adamx.watch.history import About, History
+from adamx.diagnostics.history import About, History
 
 FORMAT = 1
 _TABLES = {"steps": ("whole", "leaf"), "pulse_steps": ("pulse",), "spread_steps": ("spread",)}
@@ -70,7 +70,7 @@ class Log:
       ValueError: if path is a file, holds no log of this format, or notes are not JSON.
 
     >>> import tempfile
-    >>> from adamx.watch.history import Leaf
+    >>> from adamx.diagnostics.history import Leaf
     >>> about = About((Leaf("w", (3,), "float32"),), every=1)
     >>> steps, x = np.arange(1, 3), np.ones(2, np.float32)
     >>> history = History(about, steps, {"loss": x}, {"grad_rms": x[:, None]}, steps, {"loss": x}, steps[:0], {})

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adamx.watch import metrics
-from adamx.watch.history import History
+from adamx.diagnostics import metrics
+from adamx.diagnostics.history import History
 
 SPIKE = 6.0  # deviations; the rule of OLMo-core and MaxText, over 128 steps
 AROUND = 16  # steps around a spike that the microscope shows
@@ -116,7 +116,7 @@ def write(
 
 
 def _page(title: str, data: dict[str, Any]) -> str:
-    page = resources.files("adamx.watch") / "page"
+    page = resources.files("adamx.diagnostics") / "page"
     script = "\n".join((page / f"{name}.js").read_text("utf-8") for name in _SCRIPTS)
     plotly = _plotly()
     values = {

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from adamx.watch import log
-from adamx.watch.history import History
-from adamx.watch.live import Frame, Live, number
+from adamx.diagnostics import log
+from adamx.diagnostics.history import History
+from adamx.diagnostics.live import Frame, Live, number
 
 POLL = 1.0  # seconds between looks at a log that is followed
 FORMATS = ("csv", "parquet", "tensorboard", "json", "figures")
@@ -114,7 +114,7 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from adamx.watch import export
+    from adamx.diagnostics import export
 
     history = _read(arguments.log)
     write = {
@@ -131,7 +131,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from adamx.watch.doctor import RULES, explain
+    from adamx.diagnostics.doctor import RULES, explain
 
     if arguments.id is None:
         for name in RULES:
@@ -250,14 +250,14 @@ def _print_last(history: History, count: int | None, behind: int, total: int | N
 
 
 def _diagnose(history: History) -> list[Any]:
-    from adamx.watch.doctor import diagnose
+    from adamx.diagnostics.doctor import diagnose
 
     return list(diagnose(history))
 
 
 def _write_report(history: History, out: str | os.PathLike, findings: Sequence[Any], **more: Any) -> None:
     with _needed(), _writing(out):
-        from adamx.watch.report import write
+        from adamx.diagnostics.report import write
 
         write(history, out, findings=findings, **more)
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adamx.watch import thresholds as T  # noqa: N812 (its names are read often)
-from adamx.watch.history import About, History
-from adamx.watch.thresholds import WORDS, Words
+from adamx.diagnostics import thresholds as T  # noqa: N812 (its names are read often)
+from adamx.diagnostics.history import About, History
+from adamx.diagnostics.thresholds import WORDS, Words
 
 SEVERITIES = ("error", "warning", "note")
 NARROW = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # least relative change that is sure to survive

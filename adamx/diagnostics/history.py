@@ -1,4 +1,4 @@
-"""A run's records on the host: NumPy arrays under the names of :mod:`adamx.watch.metrics`, and what they are of."""
+"""A run's records on the host: NumPy arrays named as in :mod:`adamx.diagnostics.metrics`, and what they are of."""
 
 import json
 from collections.abc import Mapping

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float32, Int32, PyTree, UInt8
 
+from adamx.diagnostics import stats
+from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.metrics import EDGES, LEAF, PULSE, WHOLE
 from adamx.ground import numerics, tree
 from adamx.ground.hyper import Derived, above_zero, whole
 from adamx.ground.transform import State, Transformation, check_transformation
-from adamx.watch import stats
-from adamx.watch.history import About, History, Leaf
-from adamx.watch.metrics import EDGES, LEAF, PULSE, WHOLE
 
 # Steps whose loss and gradient norm a score compares a new one with, and how many of them there must be; the window
 # and the 6 deviations at which a step is a spike are those of OLMo-core's, MaxText's and Levanter's defaults.
@@ -39,7 +39,7 @@ class WatchState(NamedTuple):
       records: int32[], rows written to `whole` and `leaf`.
       steps: int32[R], of the rows; 0 where there is none yet.
       whole: float32[R, W], numbers of the whole tree.
-      leaf: float32[R, L, K], the statistics of :data:`adamx.watch.metrics.LEAF`, in its order.
+      leaf: float32[R, L, K], the statistics of :data:`adamx.diagnostics.metrics.LEAF`, in its order.
       pulse_steps: int32[P], as `steps`.
       pulse: float32[P, 4], what is recorded every step.
       spread_steps: int32[D], as `steps`; D is 0 and both are () without distributions.
@@ -73,9 +73,9 @@ def watch(
 ) -> Transformation:
     """The same transformation, which records what it does: same updates bit for bit, same inner state.
 
-    Every `every` steps the statistics of :mod:`adamx.watch.metrics` are written to ring buffers in the state, all on
-    the device: no callback, no wait for the host. Each step the loss (if it is passed, `update(..., loss=value)`) and
-    the gradient's norm are kept too, and where one of them leaps, the next `arm` steps are recorded in full.
+    Every `every` steps the statistics of :mod:`adamx.diagnostics.metrics` are written to ring buffers in the state, all
+    on the device: no callback, no wait for the host. Each step the loss (if it is passed, `update(..., loss=value)`)
+    and the gradient's norm are kept too, and where one of them leaps, the next `arm` steps are recorded in full.
     :func:`drain` reads the records.
 
     A record looks at gradients, parameters and moments once more, in tiles, before the step changes them. Of methods
@@ -434,7 +434,7 @@ def drain(state: PyTree) -> Drained:
       state: one with the state of :func:`watch` somewhere in it, such as that of a chain or of `nnx.Optimizer`.
 
     Returns:
-      What `history()` makes a :class:`adamx.watch.history.History` of, once it is wanted.
+      What `history()` makes a :class:`adamx.diagnostics.history.History` of, once it is wanted.
 
     Raises:
       ValueError: if there is no such state, or several; by `history()`, if the state is swept by vmap.

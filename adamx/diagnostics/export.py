@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from adamx.watch.history import History
-from adamx.watch.metrics import LEAF, WHOLE, Metric
+from adamx.diagnostics.history import History
+from adamx.diagnostics.metrics import LEAF, WHOLE, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ def to_dict(
     Raises:
       ValueError: if there is no such record or statistic.
 
-    >>> from adamx.watch.history import About, Leaf
+    >>> from adamx.diagnostics.history import About, Leaf
     >>> import pprint
     >>> about, steps = About((Leaf("a", (), "float32"), Leaf("b", (), "float32")), 1), np.array([1])
     >>> x = np.float32([[0.001, 0.1]])

@@ -1,7 +1,7 @@
 """The statistics of one leaf inside jit: sums and maxima over its numbers, and what is made of them. No trees.
 
-Every statistic of :mod:`adamx.watch.metrics` is a function of sums (squares, products, counts) and of maxima, all in
-float32, so that tiles and devices add up and nothing as large as a leaf is held.
+Every statistic of :mod:`adamx.diagnostics.metrics` is a function of sums (squares, products, counts) and of maxima, all
+in float32, so that tiles and devices add up and nothing as large as a leaf is held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
+from adamx.diagnostics.metrics import EDGES, LEAF
 from adamx.ground import numerics
 from adamx.ground.leaf import Glance
 from adamx.ground.part import Part
-from adamx.watch.metrics import EDGES, LEAF
 
 Sums = dict[str, Float32[Array, "..."]]
 TINY = 1e-30  # what norms that are divided by are at least
@@ -246,7 +246,7 @@ def _of_codecs(glance: Glance, eps: Any) -> Sums:
 
 
 def finished(sums: Mapping[str, Array], maxima: Mapping[str, Array], n: Array) -> dict[str, Array]:
-    """The statistics of :data:`adamx.watch.metrics.LEAF` from sums over whole leaves; NaN where there is none.
+    """The statistics of :data:`adamx.diagnostics.metrics.LEAF` from sums over whole leaves; NaN where there is none.
 
     Args:
       sums, maxima: by name, float32[...]; with nan where a leaf has none.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 
-from adamx.watch.history import History
-from adamx.watch.metrics import LEAF, Metric
+from adamx.diagnostics.history import History
+from adamx.diagnostics.metrics import LEAF, Metric
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -43,8 +43,8 @@ _RATE_OVER = 16  # updates that the speed is a mean of
 class Live:
     """Shows a run while it trains; a panel where the stream is a terminal, else (or if TERM is "dumb") lines.
 
-    Which leaves are shown: those with a statistic farthest from its reference in :mod:`adamx.watch.metrics`, in decades
-    for magnitudes and in plain difference for shares and cosines; those with numbers that are not finite first.
+    Which leaves are shown: those with a statistic farthest from its reference in :mod:`adamx.diagnostics.metrics`, in
+    decades for magnitudes and in plain difference for shares and cosines; those with numbers that are not finite first.
 
     A view never stops a run: where its stream has been closed, it shows nothing more.
 
@@ -58,7 +58,7 @@ class Live:
       ImportError: on entering, if stream is a terminal and rich is not installed.
 
     >>> import io
-    >>> from adamx.watch.history import About, Leaf
+    >>> from adamx.diagnostics.history import About, Leaf
     >>> steps, x = np.array([10]), np.float32([0.25])
     >>> about, named = About((Leaf("w", (3,), "float32"),), 10), {"update_ratio": np.float32([[0.1]])}
     >>> with Live(total=100, stream=(lines := io.StringIO())) as live:
@@ -322,7 +322,7 @@ def distance(metric: Metric, x: float) -> float:
 
     Infinity is infinitely far; NaN, where the statistic does not apply, is nearer than anything.
 
-    >>> from adamx.watch.metrics import LEAF
+    >>> from adamx.diagnostics.metrics import LEAF
     >>> distance(LEAF["update_ratio"], 1e-5), distance(LEAF["stalled"], 0.25)
     (2.0, 0.25)
     """
