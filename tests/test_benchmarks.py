@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import convergence, methods, precision
+from benchmarks import convergence, drift, methods, precision
 
 
 @pytest.fixture
@@ -207,6 +207,17 @@ def test_the_table_of_precisions_has_a_row_for_each(capsys):
         "| optax.adamw, bf16 | 4.000 | 8.000 | ",
     ):
         assert row in out
+
+
+@pytest.mark.slow
+def test_runs_that_are_float32_bit_for_bit_part_by_roundings_only(capsys):
+    drift.main(["--steps", "30", "--size", "4096"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    assert [name.strip() for name, *_ in rows[-2:]] == [
+        "bf16 + int16, one program of all steps",
+        "bf16 + int16, a program a step",
+    ]
+    assert all(float(distance) < 1e-4 for _, distance, _ in rows[1:])
 
 
 def test_an_unknown_storage_is_refused(capsys):

@@ -170,15 +170,12 @@ def test_what_is_kept_is_within_the_stated_bound_and_keeps_itself(name):
         assert back.shape == x.shape
         assert all(k.ndim == x.ndim for k in kept.values())
         assert all(k.shape[:-1] == x.shape[:-1] for k in kept.values() if name != "factored")
-        again, twice = coded(name, back)
+        _, twice = coded(name, back)
         if name not in REDUCED:  # means of means round otherwise
             np.testing.assert_array_equal(bits(twice), bits(back))
             far = np.abs(back.astype(np.float64) - x)
             allowed = bound(name, x) + ULPS * np.maximum(np.abs(x), np.abs(back)) + TINY
             assert (far <= allowed).all(), (x[far > allowed], back[far > allowed])
-            for part in again:
-                value = np.where(np.isfinite(again[part].astype(np.float32)), again[part].astype(np.float32), 0)
-                assert np.isfinite(value).all()
 
     law()
 

@@ -230,12 +230,10 @@ def test_inside_shard_map_the_kernel_runs_as_it_is():
     params = {"w": tree(0, jnp.bfloat16)["stack_w"].reshape(64, 256).repeat(4, 0)}
     state = jax.jit(tx.init)(params)
     spread = jax.tree.map(lambda x: P("d") if x.ndim == 2 else P(), state)
-    kernel = fused(tx, interpret="tpu")
-    step = jax.shard_map(
-        kernel.step, mesh=mesh, in_specs=(P("d"), spread, P("d")), out_specs=(P("d"), spread), check_vma=False
-    )
-    assert kernels_in(step, params, state, params) == 1
-    assert_same(jax.jit(step)(params, state, params), jax.jit(tx.step)(params, state, params))
+    specs = {"in_specs": (P("d"), spread, P("d")), "out_specs": (P("d"), spread), "check_vma": False}
+    kernel, plain = (jax.shard_map(t.step, mesh=mesh, **specs) for t in (fused(tx, interpret="tpu"), tx))
+    assert kernels_in(kernel, params, state, params) == 1
+    assert_same(jax.jit(kernel)(params, state, params), jax.jit(plain)(params, state, params))
 
 
 def test_what_cannot_be_fused_is_refused_with_a_reason():

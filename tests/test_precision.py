@@ -131,7 +131,11 @@ def assert_lands(name, dtype, times, chunk=2**22):
         bad = np.flatnonzero((bits(got) != bits(stepped)) & ~is_nan(got, dtype))
         assert bad.size == 0, (bad.size, p[bad[:3]], u[bad[:3]], got[bad[:3]], stepped[bad[:3]])
         x = exact_sum(p.astype(np.float32), u)
-        if name == "split8-stochastic":
+        if name == "split8-stochastic":  # what is nearest to one of the two neighbours in 16 bits
+            low = (bits(x).astype(np.int64) & ~0xFF) if dtype == jnp.bfloat16 else None
+            if low is not None:
+                ways = [half_away(np.uint32(low + up).view(np.float32), dtype) for up in (0, 0x100)]
+                assert (np.logical_or(got == ways[0], got == ways[1]) | ~np.isfinite(x)).all()
             continue
         if name == "stochastic":
             near = nearest_of(x, dtype)
@@ -409,6 +413,7 @@ SURROUNDED = {
     "MultiSteps": lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
     "skip_nonfinite": adamx.skip_nonfinite,
     "masked": lambda tx: optax.masked(tx, {"w": True, "b": True}),
+    "partition": lambda tx: optax.partition({"all": tx}, {"w": "all", "b": "all"}),
     "named_chain": lambda tx: optax.named_chain(("stored", tx)),
 }
 
@@ -550,6 +555,23 @@ def test_two_steps_in_one_program_are_two_programs_of_one_step(name, dtype):
     same_bits(stepped(*stepped(p, tx.init(p), g1), g2), together)
 
 
+@pytest.mark.parametrize(
+    "codec",
+    [codecs.bfloat16(), codecs.bfloat16(stochastic=True), codecs.float16(), codecs.float8_e4m3fn(), codecs.int8(),
+     codecs.int4()],
+    ids=lambda codec: codec.name,
+)  # fmt: skip
+def test_two_steps_of_stored_moments_in_one_program_are_two_programs_of_one_step(codec):
+    """A moment that a compiler kept unrounded between the two would go on otherwise; an average by halves is exact."""
+    links = adamx.chain(adamx.scale_by_moments(mu=adamx.ema(0.5)), adamx.scale_by_lr(2.0**-6))
+    tx, rng = adamx.store_state(links, mu=codec, min_size=0), np.random.default_rng(0)
+    p, g1, g2 = (jnp.asarray(rng.standard_normal((64, 256)), jnp.float32) for _ in range(3))
+    step = lambda s, g: tx.update(g, s, p)[1]
+    together = jax.jit(lambda s, g1, g2: step(step(s, g1), g2))(tx.init(p), g1, g2)
+    one = jax.jit(step)
+    same_bits(one(one(tx.init(p), g1), g2), together)
+
+
 ROUNDS = {  # what the lowered program must hold for bfloat16
     "nearest": "reduce_precision",
     "kahan": "reduce_precision",
@@ -607,7 +629,20 @@ def test_a_pair_of_casts_would_not_be_found_there():
         (lambda: adamx.store_params(adamx.sgd(1.0), codecs.split8(), seed=2**32), ValueError, "seed must be below"),
         (lambda: adamx.store_params(adamx.sgd(1.0), codecs.split8(), tile=0), ValueError, "tile"),
         (lambda: adamx.split_params(adamx.store_params(adamx.sgd(1.0), codecs.split8()), {}, jnp.float32),
-         ValueError, "dtype must be bfloat16 or float16, but is float32."),
+         ValueError, "dtype must be jnp.bfloat16 or jnp.float16, but is <class 'jax.numpy.float32'>."),
+        (lambda: adamx.split_params(adamx.store_params(adamx.sgd(1.0), codecs.split8()), {}, "bf16"),
+         ValueError, "dtype must be jnp.bfloat16 or jnp.float16, but is 'bf16'."),
+        (lambda: adamx.split_params(adamx.sgd(1.0), {}), ValueError, "there is none in this transformation"),
+        (lambda: adamx.cautious(adamx.seven_bytes(adamx.sgd(1.0))), ValueError, "store_params must come last"),
+        (lambda: adamx.galore(adamx.seven_bytes(adamx.sgd(1.0))), ValueError, "store_params must come last"),
+        (lambda: adamx.chain(adamx.seven_bytes(adamx.sgd(1.0)), optax.scale(0.5)),
+         ValueError, "store_params must come last"),
+        (lambda: adamx.lookahead(adamx.loss_scaling(adamx.seven_bytes(adamx.sgd(1.0)))),
+         ValueError, "store_params must come last"),
+        (lambda: adamx.cautious(adamx.watch(adamx.store_params(optax.sgd(1.0), codecs.split8()))),
+         ValueError, "store_params must come last"),
+        (lambda: adamx.store_params(adamx.chain(optax.identity(), adamx.seven_bytes(adamx.sgd(1.0))), codecs.split8()),
+         ValueError, "store_params must come last"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(call, error, says):
@@ -625,10 +660,86 @@ def test_an_update_without_parameters_is_refused_in_a_sentence(inner):
         tx.update(p, tx.init(p))
 
 
-def test_parameters_kept_in_two_ways_are_not_guessed_at():
-    parts = {"a": adamx.store_params(adamx.sgd(1.0), codecs.split8()),
-             "b": adamx.store_params(adamx.sgd(1.0), codecs.split16())}  # fmt: skip
-    tx = optax.partition(parts, {"a": "a", "b": "b"})
-    p = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(3, jnp.bfloat16)}
-    with pytest.raises(ValueError, match="in several ways"):
-        adamx.full_params(tx.init(p), p)
+# Entry and exit where other transformations hide leaves
+
+
+def test_the_parts_of_a_partition_are_entered_and_left_each_in_its_own_way():
+    parts = {"a": adamx.store_params(adamx.adam(1e-2), codecs.split16()),
+             "b": adamx.store_params(adamx.sgd(1e-2), codecs.master()),
+             "c": adamx.store_params(adamx.sgd(1e-2), codecs.stochastic())}  # fmt: skip
+    tx = optax.partition(parts, {"w": "a", "b": "b", "v": "c"})
+    start = leaves(0, jnp.float32) | {"v": jnp.ones(5)}
+    p, state = adamx.split_params(tx, start)
+    assert {x.dtype for x in jax.tree.leaves(p)} == {jnp.dtype(jnp.bfloat16)}
+    same_bits(adamx.full_params(state, p), start)
+    updates, state = jax.jit(tx.update)(p, state, p)
+    p = optax.apply_updates(p, updates)
+    wanted = jax.tree.map(lambda x: x - 1e-2 * x.astype(jnp.bfloat16).astype(jnp.float32), start)
+    np.testing.assert_allclose(adamx.full_params(state, p)["b"], wanted["b"], rtol=1e-6)
+
+
+def test_what_a_mask_hides_stays_float32():
+    tx = optax.masked(adamx.seven_bytes(adamx.adam(1e-2)), {"w": True, "b": False})
+    start = leaves(0, jnp.float32)
+    p, state = adamx.split_params(tx, start)
+    assert (p["w"].dtype, p["b"].dtype) == (jnp.bfloat16, jnp.float32)
+    chex.assert_trees_all_close(adamx.full_params(state, p), start, rtol=2.0**-15)
+
+
+def test_a_parameter_that_is_kept_twice_is_not_guessed_at():
+    once, twice = (adamx.store_params(adamx.sgd(1.0), f()) for f in (codecs.split8, codecs.split16))
+    p = {"a": jnp.ones(3, jnp.bfloat16)}
+    with pytest.raises(ValueError, match="this state keeps the parameter 'a' in two ways"):
+        adamx.full_params((once.init(p), twice.init(p)), p)
+
+
+def test_a_state_of_other_parameters_is_refused_in_a_sentence():
+    tx = adamx.store_params(adamx.sgd(1.0), codecs.split8())
+    state = tx.init({"a": jnp.ones((3, 1), jnp.bfloat16)})
+    with pytest.raises(ValueError, match=r"'a' has shape \(3, 2\), but its residue_int8 \(3, 1\)"):
+        adamx.full_params(state, {"a": jnp.ones((3, 2), jnp.bfloat16)})
+    with pytest.raises(ValueError, match="keeps residue_int8 of 1 leaves, but params has 2"):
+        adamx.full_params(state, {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(3)})
+
+
+def test_what_a_run_starts_from_may_be_donated():
+    start = {"w": jnp.ones((4, 4)), "kept": jnp.ones(3)}
+    tx = adamx.store_params(adamx.adam(1e-2), codecs.master())
+    p, state = adamx.split_params(tx, start, keep="kept")
+    step = jax.jit(lambda p, s: tx.step(jax.tree.map(jnp.ones_like, p), s, p), donate_argnums=(0, 1))
+    step(p, state)
+    assert float(sum(x.sum() for x in start.values())) == 19
+
+
+def test_nnx_and_train_state_start_from_a_split_too():
+    model = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+    start = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    tx = adamx.store_params(adamx.adamw(0.01), codecs.split16())
+    params, state = adamx.split_params(tx, nnx.state(model, nnx.Param))
+    started = optax.GradientTransformation(lambda _: state, tx.update)
+    nnx.update(model, params)
+    optimizer = nnx.Optimizer(model, started, wrt=nnx.Param)
+    same_bits(nnx.to_pure_dict(adamx.full_params(optimizer.opt_state, nnx.state(model, nnx.Param))), start)
+    trainer = TrainState.create(apply_fn=None, params=params, tx=started)
+    same_bits(nnx.to_pure_dict(adamx.full_params(trainer.opt_state, trainer.params)), start)
+    grads = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    optimizer.update(model, grads)
+    trainer = trainer.apply_gradients(grads=grads)
+    same_bits(nnx.to_pure_dict(nnx.state(model, nnx.Param)), nnx.to_pure_dict(trainer.params))
+
+
+def test_seven_bytes_lose_no_step_that_is_below_the_residues_last_bit():
+    """Steps of 2^-18 down from 1, where 16 bits are 2^-16 apart: none would survive rounding to nearest.
+
+    The mean of 4096 parameters after 1000 steps, within five of its standard errors.
+    """
+    tx = adamx.seven_bytes(adamx.sgd(2.0**-18))
+    p, state = adamx.split_params(tx, {"w": jnp.ones((16, 256))})
+    g = jax.tree.map(jnp.ones_like, p)
+    (p, state), _ = jax.jit(
+        lambda p, s: jax.lax.scan(lambda c, _: (tx.step(g, c[1], c[0]), None), (p, s), None, length=1000)
+    )(p, state)
+    full = np.asarray(adamx.full_params(state, p)["w"])
+    error = full.std() / 64
+    assert 0 < error < 1e-4
+    assert abs(full.mean() - (1 - 1000 * 2.0**-18)) < 5 * error

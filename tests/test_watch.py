@@ -348,14 +348,54 @@ def test_eight_devices_record_what_one_does(way):
 
 
 def test_accumulated_gradients_are_recorded_once_a_step():
+    """The pulse of all of them, and the step that the last one completes."""
     tx = adamx.watch(adamx.accumulate(adamx.adam(LR, B1, B2), 3), every=1)
     params = leaves(0, SMALL)
-    state, update = tx.init(params), jax.jit(updated(tx))
+    state, update = tx.init(params), jax.jit(lambda g, s, p, loss: tx.update(g, s, p, loss=loss))
+    norms, ratios = [], []
     for seed in range(1, 8):
-        params, state = update(leaves(seed, SMALL), state, params)
+        grads, before = leaves(seed, SMALL), params
+        updates, state = update(grads, state, params, float(seed))
+        params = optax.apply_updates(params, updates)
+        norms.append(float(optax.tree.norm(grads)))
+        if seed % 3 == 0:
+            ratios.append([np.linalg.norm(params[k] - before[k]) / np.linalg.norm(before[k]) for k in sorted(before)])
     history = history_of(state)
     assert list(history.steps) == list(history.pulse_steps) == [1, 2]
-    assert (history.leaf["update_ratio"] > 0).all()
+    assert history.about.method["pieces"] == 3
+    np.testing.assert_allclose(history.pulse["loss"], [2, 5], rtol=1e-6)
+    rms = np.sqrt(np.square(norms[:6]).reshape(2, 3).mean(1))
+    np.testing.assert_allclose(history.pulse["grad_norm"], rms, rtol=1e-5)
+    np.testing.assert_allclose(history.leaf["update_ratio"], ratios, rtol=1e-3)
+
+
+@pytest.mark.parametrize("piece", [0, 1])
+def test_a_spike_in_any_of_a_steps_gradients_arms_the_watch(piece):
+    tx = adamx.watch(adamx.accumulate(adamx.adam(1e-3), 2), every=1000, arm=3)
+    params = {"w": jnp.zeros(3)}
+    rng = np.random.default_rng(0)
+    state, update = tx.init(params), jax.jit(lambda g, s, p: tx.update(g, s, p))
+    for call in range(220):
+        scale = 1e3 if call == 198 + piece else 1.0  # of the hundredth step
+        _, state = update({"w": jnp.asarray(scale * rng.standard_normal(3), jnp.float32)}, state, params)
+    history = history_of(state)
+    assert list(history.steps) == [1, 100, 101, 102, 103]
+    assert history.pulse["grad_score"][history.pulse_steps == 100] > 6
+
+
+def test_what_cannot_be_watched_is_said_in_a_sentence():
+    with pytest.raises(ValueError, match="is watched already"):
+        adamx.watch(adamx.chain(optax.identity(), adamx.watch(adamx.adam(LR)))).init(leaves(0, SMALL))
+    with pytest.raises(TypeError, match=r"write .gradient_transformation\(\) behind it"):
+        adamx.watch(optax.MultiSteps(adamx.adam(LR), 2))
+    tx, params = adamx.watch(adamx.adam(LR)), leaves(0, SMALL)
+    with pytest.raises(ValueError, match=r"the loss must be one number, but has shape \(4,\)"):
+        tx.update(params, tx.init(params), params, loss=jnp.ones(4))
+    with pytest.raises(ValueError, match=r"holds 0 records of adamx\.watch, not one: wrap the method"):
+        adamx.drain(adamx.adam(LR).init(params))
+    both = optax.chain(tx, adamx.watch(adamx.sgd(LR)))
+    with pytest.raises(ValueError, match=r"holds 2 records of adamx\.watch, not one: drain the state of one"):
+        adamx.drain(both.init(params))
 
 
 def test_inside_nnx_optimizer_and_optax_chain():

@@ -82,6 +82,10 @@ def watch(
     made of adamx's links, also inside `skip_nonfinite`, all statistics are recorded; of other transformations those of
     gradients, updates and parameters, for which a record computes the update once more.
 
+    Where several gradients make up a step (`accumulate`), the pulse is of all of them: their mean loss, the root mean
+    square of their norms, the largest score; statistics of the gradient are those of the last, with the moments as they
+    were before it.
+
     Under `vmap` every step costs a record, since a condition becomes a choice there.
 
     Args:
@@ -96,7 +100,8 @@ def watch(
 
     Raises:
       TypeError: if tx is no transformation.
-      ValueError: if a number is out of its range; at init, if not even two records fit into max_bytes.
+      ValueError: if a number is out of its range; at init, if not even two records fit into max_bytes, or tx holds
+        another watch; at the first update, if the loss is not one number.
 
     >>> import adamx
     >>> tx = adamx.watch(adamx.adam(1e-3), every=1)
@@ -118,14 +123,17 @@ def watch(
     pieces, measure = inner.every, partial(_measured, inner, distributions)
 
     def init(params: PyTree) -> WatchState:
-        about = _about(inner, params, every)
+        kept = inner.init(params)
+        if _records(kept):
+            raise ValueError("this transformation is watched already; leave one of the two watches out.")
+        about = _about(inner, params, every, spike)
         count = max(len(about.leaves), 1)
         rows = _rows(count, len(about.to_json()), history, distributions, max_bytes)
         number = lambda n=0: jnp.full((), n, jnp.int32)
         empty = lambda *shape: jnp.full(shape, jnp.nan, jnp.float32)
         none = lambda n: jnp.zeros(n, jnp.int32)
         return WatchState(
-            inner.init(params),
+            kept,
             *(number(), number(), number()),
             *(none(rows), empty(rows, len(COLUMNS)), empty(rows, count, len(LEAF))),
             *(none(PULSES), empty(PULSES, len(PULSE))),
@@ -137,8 +145,8 @@ def watch(
         grads: PyTree, state: WatchState, params: PyTree, extra: Mapping[str, Any]
     ) -> tuple[PyTree, WatchState]:
         """The gradients, and the state with this step's records; with the inner state as it was."""
-        final = state.calls % pieces == pieces - 1
-        step = state.calls // pieces + 1
+        piece, step = state.calls % pieces, state.calls // pieces + 1
+        final = piece == pieces - 1
         beat, leaps = _pulse(grads, extra, state, spike)
         due = final & ((step % every == 0) | (step == 1) | (state.armed > 0) | leaps)
         blank = jax.tree.map(lambda x: x[0], (state.whole[:, len(PULSE) :], state.leaf, state.spread))
@@ -151,16 +159,18 @@ def watch(
         grads, kept = _tied(never, inner, grads, state.inner)
         put = lambda ring, at, row, when: ring.at[at].set(jnp.where(when, row, ring[at]))
         at, beat_at = state.records % len(state.steps), (step - 1) % PULSES
+        if pieces > 1:
+            beat = _with_earlier(state.pulse[beat_at], beat, piece)
         state = state._replace(
             inner=kept,
             calls=numerics.increment(state.calls),
-            armed=jnp.where(final, jnp.where(leaps, arm, jnp.maximum(state.armed - 1, 0)), state.armed),
+            armed=jnp.where(leaps, arm + ~final, jnp.maximum(state.armed - final, 0)),
             records=state.records + due,
             steps=put(state.steps, at, step, due),
             whole=put(state.whole, at, jnp.concatenate([beat, whole_row]), due),
             leaf=put(state.leaf, at, leaf_row, due),
             pulse_steps=put(state.pulse_steps, beat_at, step, final),
-            pulse=put(state.pulse, beat_at, beat, final),
+            pulse=put(state.pulse, beat_at, beat, True),
         )
         if not distributions:
             return grads, state
@@ -178,7 +188,9 @@ def watch(
         after, kept = inner.step(grads, new.inner, params, **extra)
         return after, new._replace(inner=kept)
 
-    return Transformation(init, update, step=step, every=pieces)
+    made = Transformation(init, update, step=step, every=pieces)
+    made.lands = inner.lands
+    return made
 
 
 def _tied(never: Array, tx: Transformation, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -235,10 +247,12 @@ def _is_trained(x: Any) -> bool:
     return hasattr(x, "dtype") and numerics.is_inexact(x.dtype)
 
 
-def _about(tx: Transformation, params: PyTree, every: int) -> About:
+def _about(tx: Transformation, params: PyTree, every: int, spike: float) -> About:
     leaves, names = tree.flatten(params)[0], tree.names(params)
     mine = _trained(params)
     method = _method(tx.inside, params, mine) if tx.inside else {}
+    method |= {"pieces": tx.every} if tx.every > 1 else {}
+    method |= {"spike": float(spike)} if spike != SPIKE else {}
     return About(tuple(Leaf(names[i], np.shape(leaves[i]), leaves[i].dtype.name) for i in mine), every, method)
 
 
@@ -282,6 +296,8 @@ def _method(parts: Sequence[Any], params: PyTree, mine: list[int]) -> dict[str, 
 def _pulse(grads: PyTree, extra: Mapping[str, Any], state: WatchState, spike: float) -> tuple[Array, Array]:
     """What is recorded every step, in the order of `PULSE`; and whether it leaps."""
     given = next((extra[name] for name in ("loss", "value") if extra.get(name) is not None), None)
+    if np.size(given) != 1:
+        raise ValueError(f"the loss must be one number, but has shape {np.shape(given)}; pass its mean.")
     loss = jnp.full((), jnp.nan, jnp.float32) if given is None else _mean(jnp.asarray(given, jnp.float32).reshape(()))
     trained = [x for x in tree.flatten(grads)[0] if _is_trained(x)]
     squares = _over_devices([stats.squares(stats.wide(x)) for x in trained], jax.lax.psum)
@@ -302,6 +318,16 @@ def _score(x: Array, past: Array, recent: Array, unit: Array) -> Array:
     spread = jnp.sqrt(jnp.sum(jnp.where(known, jnp.square(past - mean), 0)) / jnp.maximum(n - 1, 1))
     score = (x - mean) / jnp.maximum(spread, LEAST_SPREAD * unit + stats.TINY)
     return jnp.where(jnp.isfinite(x), jnp.where(n >= FEWEST, score, 0), jnp.nan)
+
+
+def _with_earlier(earlier: Array, beat: Array, piece: Array) -> Array:
+    """The pulse of a step's gradients so far: the mean loss, the root mean square of norms, the largest scores."""
+    loss, norm, *scores = beat
+    share = 1 / (piece + 1)
+    mean = earlier[0] + (loss - earlier[0]) * share
+    root = jnp.sqrt(jnp.square(earlier[1]) + (jnp.square(norm) - jnp.square(earlier[1])) * share)
+    so_far = jnp.stack([mean, root, *jnp.maximum(earlier[2:], jnp.stack(scores))])
+    return jnp.where(piece == 0, beat, so_far)
 
 
 def _mean(x: Array) -> Array:
@@ -439,10 +465,10 @@ def drain(state: PyTree) -> Drained:
     Raises:
       ValueError: if there is no such state, or several; by `history()`, if the state is swept by vmap.
     """
-    is_watch = lambda x: isinstance(x, WatchState)
-    found = [x for x in jax.tree.leaves(state, is_leaf=is_watch) if is_watch(x)]
+    found = _records(state)
     if len(found) != 1:
-        raise ValueError(f"this state holds {len(found)} records of adamx.watch, not one: wrap the whole method in it.")
+        says = "drain the state of one of them" if found else "wrap the method in it"
+        raise ValueError(f"this state holds {len(found)} records of adamx.watch, not one: {says}.")
     fields = {}
     for name in WatchState._fields[1:]:
         leaves = jax.tree.leaves(getattr(found[0], name))  # Flax keeps each in a variable
@@ -450,3 +476,8 @@ def drain(state: PyTree) -> Drained:
         if leaves:
             fields[name].copy_to_host_async()
     return Drained(fields)
+
+
+def _records(state: PyTree) -> list[WatchState]:
+    is_watch = lambda x: isinstance(x, WatchState)
+    return [x for x in jax.tree.leaves(state, is_leaf=is_watch) if is_watch(x)]

@@ -17,6 +17,11 @@ from adamx.ground import codec, numerics, stream
 from adamx.ground.hyper import resolve
 from adamx.ground.part import Part, Seen
 
+LANDS = (
+    "store_params must come last: it decides which parameter a step lands on, and what stands behind it would move"
+    " that; put every link inside store_params(...)."
+)
+
 
 class Hyper:
     """One part's hyper-parameters, of which plain numbers stay what they are and the rest is resolved each step."""
@@ -107,10 +112,7 @@ class Program:
         self.seed = max((part.storage.seed for part in parts), default=0)
         self.tiles = [part.storage.tile for part in parts if part.storage.tile is not None]
         if any(part.storage.precision for part in parts[:-1]):
-            raise ValueError(
-                "store_params must come last: it decides which parameter a step lands on, and what stands behind it"
-                " would move that; put every link inside store_params(...)."
-            )
+            raise ValueError(LANDS)
 
     def held(self, stage: int) -> list[str]:
         """The names in the state that a stage reads: of its parts' slots, and what lies beside the parameters."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int32, PyTree
 
 from adamx.ground import numerics, tree
 from adamx.ground.codec import Codec
-from adamx.ground.leaf import Program, Step
+from adamx.ground.leaf import LANDS, Program, Step
 from adamx.ground.part import Part, Whole
 
 
@@ -51,6 +51,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         leaves that are alike, their positions among those of `grads`, and for each stage what `see` made of them, see
         :meth:`adamx.ground.leaf.Program.seen`. None where there is no chain of parts to look into.
       inside: the parts that `seen` sees: its own, or those of what it wraps.
+      lands: whether its updates end on parameters in low precision, so that nothing may change them behind it.
     """
 
     guarded: Callable[..., Any] | None = None
@@ -58,6 +59,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
     inside: tuple[Part, ...] = ()
     parts: tuple[Part, ...] | None = None
     every: int = 1
+    lands: bool = False
     _step: Callable[..., Any] | None = None
 
     def __new__(cls, init: Any, update: Any, parts: tuple[Part, ...] | None = None, step: Any = None, every: int = 1):
@@ -74,15 +76,25 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return optax.apply_updates(params, updates), state
 
 
-def check_transformation(tx: Any, who: str) -> None:
+def check_transformation(tx: Any, who: str, *, alters: bool = False) -> None:
     """Raise a sentence where something is not a gradient transformation.
+
+    Args:
+      tx: what may be none.
+      who: takes it.
+      alters: whether that changes the updates that come out of it.
 
     Raises:
       TypeError: if it has no init and update (a factory that was not called, say).
+      ValueError: if its updates must not be altered and would be.
     """
     if not (isinstance(tx, tuple) and hasattr(tx, "init") and hasattr(tx, "update")):
         hint = "; call it to make one" if callable(tx) else ""
+        if callable(getattr(tx, "gradient_transformation", None)):  # optax.MultiSteps
+            hint = "; write .gradient_transformation() behind it"
         raise TypeError(f"{who} takes gradient transformations, but got {tx!r:.60}{hint}.")
+    if alters and getattr(tx, "lands", False):
+        raise ValueError(LANDS)
 
 
 def chain(*txs: optax.GradientTransformation) -> Transformation:
@@ -96,7 +108,8 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
 
     Raises:
       TypeError: if one is not a transformation (a factory that was not called, say).
-      ValueError: if two links claim one moment's name, or one with a state of its own stands behind `accumulate`.
+      ValueError: if two links claim one moment's name, one with a state of its own stands behind `accumulate`, or any
+        link behind `store_params`.
 
     >>> import adamx
     >>> tx = adamx.chain(adamx.scale_by_moments(mu=adamx.ema(0.9)), adamx.bias_correct(0.9), adamx.scale_by_lr(0.1))
@@ -104,8 +117,8 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
     ['mu']
     """
     groups: list[Any] = []
-    for tx in txs:
-        check_transformation(tx, "chain")
+    for place, tx in enumerate(txs, start=1):
+        check_transformation(tx, "chain", alters=place < len(txs))
         parts = getattr(tx, "parts", None)
         if parts is None:
             groups.append(tx)
@@ -130,7 +143,9 @@ def chain(*txs: optax.GradientTransformation) -> Transformation:
     if len(made) == 1:
         only = made[0]
         return only if isinstance(only, Transformation) else Transformation(*optax.with_extra_args_support(only))
-    return Transformation(*optax.chain(*made), every=pieces)
+    whole = Transformation(*optax.chain(*made), every=pieces)
+    whole.lands = getattr(made[-1], "lands", False)
+    return whole
 
 
 def lift(*parts: Part, every: int = 1) -> Transformation:
@@ -266,7 +281,7 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         return run(grads, state, params, stepping=False, see=see)
 
     made = Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
-    made.guarded, made.seen, made.inside = guarded, seen, tuple(parts)
+    made.guarded, made.seen, made.inside, made.lands = guarded, seen, tuple(parts), program.precision is not None
     return made
 
 

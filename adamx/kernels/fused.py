@@ -105,7 +105,9 @@ def fused(
         each: dict[str, Any] = {name: lambda name=name: on(name, grads, state, params) for name in PLATFORMS}
         return jax.lax.platform_dependent(**each, default=lambda: tx.step(grads, state, params))
 
-    return Transformation(tx.init, tx.update, parts, step)
+    made = Transformation(tx.init, tx.update, parts, step)
+    made.guarded, made.seen, made.inside, made.lands = tx.guarded, tx.seen, tx.inside, tx.lands
+    return made
 
 
 class _Fused(Program):

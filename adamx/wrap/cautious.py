@@ -46,7 +46,7 @@ def cautious(
     >>> print(tx.update(jnp.array([1.0, -0.1]), state)[0])  # momentum still goes down, the gradient no longer
     [-3.8 -0. ]
     """
-    check_transformation(tx, "cautious")
+    check_transformation(tx, "cautious", alters=True)
     if of not in ("update", "direction") or rescale not in ("mean", "count"):
         raise ValueError(f"of is 'update' or 'direction' and rescale 'mean' or 'count', but got {of!r}, {rescale!r}.")
     least: Any = above_zero("floor", constant("floor", floor))

@@ -58,7 +58,7 @@ def galore(
 
     References: Zhao et al., ICML 2024, Algorithm 2 (arXiv:2403.03507).
     """
-    check_transformation(tx, "galore")
+    check_transformation(tx, "galore", alters=True)
     hyper.whole("rank", rank)
     hyper.whole("update_proj_gap", update_proj_gap)
     every = getattr(tx, "every", 1)

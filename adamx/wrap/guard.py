@@ -111,6 +111,7 @@ def skip_nonfinite(tx: optax.GradientTransformation, give_up_after: int | None =
         )
 
     made = Transformation(init, update, every=getattr(tx, "every", 1))
+    made.lands = getattr(tx, "lands", False)
     seen = getattr(tx, "seen", None)
     if seen is not None:
         made.seen = lambda see, grads, state, params=None: seen(see, grads, state.inner, params)

@@ -103,7 +103,9 @@ def loss_scaling(
         scale = jnp.where(skipped, jnp.maximum(scale / factor, least), scale)
         return out, ScaleState(inner, scale, jnp.where(grows, 0, good))
 
-    return _Scaling(init, update, every=guarded.every)
+    made = _Scaling(init, update, every=guarded.every)
+    made.lands = guarded.lands
+    return made
 
 
 def loss_scale(state: PyTree) -> Float32[Array, ""]:

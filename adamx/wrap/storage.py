@@ -1,6 +1,6 @@
 """How the numbers of a run are kept between steps, whatever the method: moments, and parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,8 @@ _BY_DTYPE = {
     "int4": codecs.int4,
     "uint4": codecs.uint4,
 }
-_PRECISIONS = {p.keeps: p for p in (codecs.kahan(), codecs.split8(), codecs.split16(), codecs.master())}
+_PRECISIONS = {str(p.keeps): p for p in (codecs.kahan(), codecs.split8(), codecs.split16(), codecs.master())}
+_MARK = "parameters as "  # and the precision's name: a number in the state
 
 
 class Stored(NamedTuple):
@@ -51,6 +52,16 @@ class Stored(NamedTuple):
     count: Int32[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride] (it hides tuple.count; optax's name)
     inner: PyTree
     beside: dict[str, PyTree]
+
+
+class _Foreign(Transformation):
+    """Another library's transformation in the storage of this one.
+
+    Attributes:
+      rows: `params -> list[Row]`, of a plan.
+    """
+
+    rows: Any = None
 
 
 class _StoreState:
@@ -108,12 +119,12 @@ class _StoreState:
         """
         check_transformation(tx, "store_state")
         whole("min_size", min_size, 0)
-        if tile is not None:
-            whole("tile", tile)
-        if whole("seed", seed, 0) >= 2**32:
-            raise ValueError(f"seed must be below 2^32, but is {seed}.")
-        if preset is not None and preset not in PRESETS:
-            raise ValueError(f"there is no preset {preset!r}; there are {', '.join(map(repr, PRESETS))}.")
+        _check_noise(seed, tile)
+        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
+            raise ValueError(
+                f"there is no preset {preset!r:.60}; there are {', '.join(map(repr, PRESETS))}, and codecs go by name,"
+                " as in mu=int8()."
+            )
         if preset is None and not moments:
             raise ValueError(
                 "store_state needs a preset or a moment, as in store_state(tx, '8bit') or (tx, mu=int8())."
@@ -162,17 +173,22 @@ class _StoreState:
         """What is kept of each leaf, and in how many bytes; print it before training.
 
         Args:
-          tx: a method, chain, `store_state(...)` or `store_params(...)` of such.
+          tx: a method, chain, `store_state(...)` or `store_params(...)` of such. Of a foreign transformation under
+            `store_state` the fields that are stored are told and counted.
           params: arrays or their descriptions; nothing is allocated.
 
         Raises:
-          TypeError: if tx is not made of adamx's links.
+          TypeError: if tx is none of these.
         """
         parts = getattr(tx, "parts", None)
         if parts is None:
-            raise TypeError(
-                f"the plan of {tx!r:.60} is not known: pass the store_state(...) or store_params(...) itself."
-            )
+            rows = getattr(tx, "rows", None)
+            if rows is None:
+                raise TypeError(
+                    f"the plan of {tx!r:.60} is not known: pass the store_state(...) itself, or the store_params(...)"
+                    " of one."
+                )
+            return Plan(tuple(rows(params)))
         bare = lift(*(part._replace(storage=Storage()) for part in parts if not _is_residue(part)))
         shapes = jax.eval_shape(lambda p: p, params)
         before, after = (jax.eval_shape(t.init, shapes).moments for t in (bare, tx))
@@ -266,6 +282,13 @@ class Plan(NamedTuple):
         return "\n".join([row(head), *map(row, lines), end])
 
 
+def _check_noise(seed: Any, tile: Any) -> None:
+    if tile is not None:
+        whole("tile", tile)
+    if whole("seed", seed, 0) >= 2**32:
+        raise ValueError(f"seed must be below 2^32, but is {seed}.")
+
+
 def _is_residue(part: Part) -> bool:
     return part.storage.precision is not None
 
@@ -316,10 +339,11 @@ def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed:
                 " them (or several of one name); name the fields, as in store_state(tx, mu=int8())."
             )
         for name, c in named.items():
-            if not c.signed and not _FOREIGN.get(name, True):
-                raise ValueError(f"{c.name} keeps no number below zero, but {name} has some; choose a signed codec.")
             if not has(name):
                 raise ValueError(f"there is no field {name!r} to store in the state of {type(state).__name__}.")
+            if not c.signed and not _FOREIGN.get(name, False):
+                says = "has some" if name in _FOREIGN else "may have some"
+                raise ValueError(f"{c.name} keeps no number below zero, but {name} {says}; choose a signed codec.")
         return {**known, **named}
 
     def init(params: PyTree) -> Stored:
@@ -343,9 +367,14 @@ def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed:
                 f"this state was not made by store_state: {state!r:.60}; make it with this optimiser's init."
             )
         inner, chosen = state.inner, fields(state.inner)
-        for name, c in chosen.items():
-            if f"{name} as {c.name}" not in state.beside:
-                raise TypeError(f"this state does not keep {name} as {c.name}; make it with this optimiser's init.")
+        wanted = {f"{name} as {c.name}" for name, c in chosen.items()}
+        wanted |= {c.names(name)[w] for name, c in chosen.items() for w in c.cuts if w}
+        if wanted != state.beside.keys():
+            raise TypeError(
+                f"this state holds {tree.some([*state.beside]) or 'nothing encoded'}, but the optimiser keeps"
+                f" {tree.some(sorted(wanted))}; make it with this optimiser's init, or restore the checkpoint that it"
+                " wrote."
+            )
         shapes = [None if g is None else jnp.shape(g) for g in tree.flatten(updates)[0]]
         kept: dict[str, list] = {}
         for name, c in chosen.items():
@@ -371,7 +400,26 @@ def _foreign(tx: Any, preset: Any, named: Mapping[str, Codec], plain: Any, seed:
             inner = optax.tree.set(inner, **{name: treedef.unflatten(None if k is None else k[""] for k in each)})
         return out, Stored(count, inner, beside)
 
-    return Transformation(init, update)
+    def rows(params: PyTree) -> list[Row]:
+        before, after = (jax.eval_shape(of, params) for of in (tx.init, init))
+        leaf = lambda of, i: tree.flatten(of)[0][i]
+        found = []
+        for i, (name, p) in enumerate(zip(tree.names(params), tree.flatten(params)[0], strict=True)):
+            if p is None:
+                continue
+            says, size = {}, [0, 0]
+            for field, c in fields(before).items():
+                kept = {w: leaf(after.beside[c.names(field)[w]], i) for w in c.cuts if w}
+                kept[""] = leaf(optax.tree.get(after.inner, field), i)
+                says[field] = c.name if c.encoded(kept, np.shape(p)) else kept[""].dtype.name
+                size[0] += nbytes(leaf(optax.tree.get(before, field), i))
+                size[1] += sum(map(nbytes, kept.values()))
+            found.append(Row(name, np.shape(p), says, size[0], size[1], nbytes(p)))
+        return found
+
+    made = _Foreign(init, update)
+    made.rows = rows
+    return made
 
 
 def store_params(
@@ -410,15 +458,12 @@ def store_params(
     >>> hundred_steps(adamx.sgd(1e-3), p), hundred_steps(adamx.store_params(adamx.sgd(1e-3), adamx.codecs.split8()), p)
     (1.0, 0.8984375)
     """
-    check_transformation(tx, "store_params")
+    check_transformation(tx, "store_params", alters=True)
     if not isinstance(precision, Precision):
         raise TypeError(
             f"precision must be one such as codecs.split8(), not {precision!r:.60}; moments are store_state's."
         )
-    if tile is not None:
-        whole("tile", tile)
-    if whole("seed", seed, 0) >= 2**32:
-        raise ValueError(f"seed must be below 2^32, but is {seed}.")
+    _check_noise(seed, tile)
 
     def start(p: Any) -> Array:
         if not is_narrow(p.dtype) or precision.start is None:
@@ -426,7 +471,7 @@ def store_params(
         return precision.start(jnp.asarray(p).astype(jnp.float32), p.dtype)
 
     slots = {} if precision.keeps is None else {precision.keeps: start}
-    marks = {f"parameters as {precision.name}": 1}
+    marks = {_MARK + precision.name: 1}
     keep = lambda h, g, slots, p, seen: (g, slots)
     storage = Storage(precision=precision, seed=seed, tile=tile)
     end = Part("store_params", keep, slots, scalars=marks, needs_params=True, storage=storage)
@@ -447,7 +492,24 @@ def store_params(
         out, landed = landing.update(out, state[1], params)
         return out, (after, landed)
 
-    return Transformation(init, update, every=getattr(tx, "every", 1))
+    inner_rows: Any = getattr(tx, "rows", None)
+
+    def rows(params: PyTree) -> list[Row]:
+        wide = jax.eval_shape(lambda p: jax.tree.map(lambda x: x.astype(jnp.float32) if _narrow(x) else x, p), params)
+        residues = jax.eval_shape(landing.init, params).moments.values()
+        live = [(i, p) for i, p in enumerate(tree.flatten(params)[0]) if p is not None]
+        found = []
+        for row, (i, p) in zip(inner_rows(wide), live, strict=True):
+            how = f"{p.dtype.name} {precision.name}" if _narrow(p) else p.dtype.name
+            beside = sum(nbytes(tree.flatten(of)[0][i]) for of in residues)
+            found.append(
+                row._replace(kept={**row.kept, "parameter": how}, after=row.after + beside, parameter=nbytes(p))
+            )
+        return found
+
+    made = _Foreign(init, update, every=getattr(tx, "every", 1))
+    made.lands, made.rows = True, rows if inner_rows else None
+    return made
 
 
 def _narrow(x: Any) -> bool:
@@ -455,18 +517,33 @@ def _narrow(x: Any) -> bool:
 
 
 def seven_bytes(
-    tx: optax.GradientTransformation, *, min_size: int = 4096, keep: tree.Mask | None = None
+    tx: optax.GradientTransformation, *, min_size: int = 4096, keep: tree.Mask | None = None, seed: int = 0
 ) -> Transformation:
     """Training in 7 bytes a parameter: bfloat16 weights (2) and gradients (2), a residue (1), 8-bit moments (1 + 1).
 
-    It is `store_params(store_state(tx, "8bit"), codecs.split8())`. Units add 2 * 4 / 256 bytes; methods with more or
-    fewer moments than Adam take as many more or fewer.
+    It is `store_params(store_state(tx, "8bit"), codecs.split8(stochastic=True))`: steps too small for the 16 bits of
+    weight and residue are not lost on average. Units add 2 * 4 / 256 bytes; methods with more or fewer moments than
+    Adam take as many more or fewer.
 
     Args:
       tx: a method; see :func:`store_state`.
       min_size, keep: leaves whose moments keep float32.
+      seed: of the residue's rounding.
+
+    State: tx's with codes for moments, "mu_scale" and "nu_scale" beside them, "residue_int8": int8[params].
+
+    Raises:
+      TypeError, ValueError: as :func:`store_state` and :func:`store_params`.
+
+    >>> import adamx
+    >>> print(adamx.store_state.plan(adamx.seven_bytes(adamx.adam(1e-3)), {"w": jnp.ones((64, 256), jnp.bfloat16)}))
+    leaf    shape    mu                nu                 parameter                    before   after
+    w       64x256   int8(block=256)   uint8(block=256)   bfloat16 split8 stochastic   131072   49664
+    total                                                                              131072   49664
+    a parameter of 16384: 8.00 bytes before, 3.03 after; in training 7.03 with weights and gradients of 2.00 each
     """
-    return store_params(store_state(tx, "8bit", min_size=min_size, keep=keep), codecs.split8())
+    stored = store_state(tx, "8bit", min_size=min_size, keep=keep)
+    return store_params(stored, codecs.split8(stochastic=True), seed=seed)
 
 
 def split_params(
@@ -475,57 +552,74 @@ def split_params(
     """Start a run of :func:`store_params` from float32 parameters: the visible ones, and a state that holds the rest.
 
     Args:
-      tx: a transformation with `store_params` in it.
-      params: float32 leaves are split, others are left as they are.
+      tx: a transformation with `store_params` in it, or several (the parts of `optax.partition`).
+      params: float32[...] leaves of any shapes are split, others are left as they are; so are those that `optax.masked`
+        hides from it, if it keeps something beside the parameters.
       dtype: of the visible parameters: bfloat16, or float16, in which what is above 65504 becomes infinite.
       keep: leaves that stay float32; glob patterns over names, a tree of bools, or a function.
 
     Returns:
-      (params, state). `full_params(state, params)` gives back what precision keeps of them: all, bit for bit, for
-      `split16()` in bfloat16 and `master()`.
+      (params, state), new arrays all, so that both may be donated. `full_params(state, params)` gives back what
+      precision keeps of them: all, bit for bit, for `split16()` in bfloat16 and `master()`. `nnx.Optimizer` and
+      `TrainState` call init themselves; give them `optax.GradientTransformation(lambda _: state, tx.update)`.
 
     Raises:
-      ValueError: if dtype is another.
+      ValueError: if dtype is another, or there is no `store_params` in tx.
     """
-    if not is_narrow(jnp.dtype(dtype)):
-        raise ValueError(f"dtype must be bfloat16 or float16, but is {jnp.dtype(dtype).name}.")
+    try:
+        narrow = is_narrow(jnp.dtype(dtype))
+    except TypeError:
+        narrow = False
+    if not narrow:
+        raise ValueError(f"dtype must be jnp.bfloat16 or jnp.float16, but is {dtype!r:.60}.")
     dtype = jnp.dtype(dtype)
-    leaves, treedef = tree.flatten(params)
+    leaves, treedef = _flat(params)
     kept = [False] * len(leaves) if keep is None else tree.selected(keep, params, "keep")
-    splits = [not k and hasattr(x, "dtype") and x.dtype == jnp.float32 for k, x in zip(kept, leaves, strict=True)]
-    near = treedef.unflatten(
+    splits = [not k and getattr(x, "dtype", None) == jnp.float32 for k, x in zip(kept, leaves, strict=True)]
+    leaves = [jnp.copy(x) if hasattr(x, "dtype") else x for x in leaves]
+    seen = lambda: treedef.unflatten(
         numerics.rounded(x, dtype).astype(dtype) if s else x for x, s in zip(leaves, splits, strict=True)
     )
-    state = tx.init(near)
-    found = _residues(state)
-    if not found:
-        return near, _started_exactly(tx, state, params, "")
-    (name, precision), *more = found
-    if more:
-        raise ValueError(f"this state keeps parameters in several ways: {tree.some([n for n, _ in found])}.")
+    like = jax.eval_shape(tx.init, jax.eval_shape(seen))
+    marks = [name for s in states(like) for name in s.scalars if name.startswith(_MARK)]
+    if not marks:
+        raise ValueError("split_params starts runs of store_params, and there is none in this transformation.")
+    ways = _beside(like, params)
+    if not {_MARK + codecs.nearest().name, _MARK + codecs.stochastic().name}.intersection(marks):
+        splits = [s and way is not None for s, way in zip(splits, ways, strict=True)]
     none = lambda: jnp.uint32(1 << 31)
-    both = [precision.encode(x, dtype, none) if s else None for x, s in zip(leaves, splits, strict=True)]
-    near = treedef.unflatten(x if b is None else b[0].astype(dtype) for x, b in zip(leaves, both, strict=True))
+    both = [
+        way.precision.encode(x, dtype, none) if s and way else None
+        for x, s, way in zip(leaves, splits, ways, strict=True)
+    ]
+    near = treedef.unflatten(
+        x if b is None else b[0].astype(dtype) for x, b in zip(_flat(seen())[0], both, strict=True)
+    )
+    state = tx.init(near)
 
     def filled(x: Any) -> Any:
-        if not isinstance(x, State) or name not in x.moments:
+        if not isinstance(x, State):
             return x
-        slots, where = tree.flatten(x.moments[name])
-        mine = (s if b is None else b[1] for s, b in zip(slots, both, strict=True))
-        return x._replace(moments={**x.moments, name: where.unflatten(mine)})
+        moments = dict(x.moments)
+        for name in moments.keys() & _PRECISIONS.keys():
+            slots, where = _flat(moments[name])
+            mine = (s if b is None or _hidden(s) else b[1] for s, b in zip(slots, both, strict=True))
+            moments[name] = where.unflatten(mine)
+        return x._replace(moments=moments)
 
     exact = treedef.unflatten(
-        x if b is None else precision.decode(b[0].astype(dtype), b[1]) for x, b in zip(leaves, both, strict=True)
+        x if b is None or way is None else way.precision.decode(b[0].astype(dtype), b[1])
+        for x, b, way in zip(leaves, both, ways, strict=True)
     )
-    state = _started_exactly(tx, state, exact, name)
+    state = _started_exactly(tx, state, exact)
     return near, jax.tree.map(filled, state, is_leaf=lambda x: isinstance(x, State))
 
 
-def _started_exactly(tx: Any, state: PyTree, exact: PyTree, residue: str) -> PyTree:
+def _started_exactly(tx: Any, state: PyTree, exact: PyTree) -> PyTree:
     """The state, with copies of the parameters (as averages of them start with) taken from the exact ones."""
 
     def taken(path: Any, rounded: Any, full: Any) -> Any:
-        of_residue = any(getattr(key, "key", None) == residue for key in path)
+        of_residue = any(getattr(key, "key", None) in _PRECISIONS for key in path)
         same = jnp.shape(rounded) == jnp.shape(full) and rounded.dtype == full.dtype
         return full if same and not of_residue else rounded
 
@@ -536,29 +630,57 @@ def full_params(state: PyTree, params: PyTree) -> PyTree:
     """The float32 parameters that a run with :func:`store_params` has, for evaluation or a checkpoint.
 
     Args:
-      state: one with the state of `store_params` somewhere in it.
-      params: the visible ones.
+      state: one with the state of `store_params` somewhere in it, or several (the parts of `optax.partition`).
+      params: the visible ones; bfloat16 and float16 leaves of any shapes become float32, others stay as they are.
 
     Raises:
-      ValueError: if the state keeps parameters in several ways (the parts of `optax.partition`).
+      ValueError: if the state was made for other parameters, or keeps one of them in two ways.
     """
-    found = _residues(state)
-    if len(found) > 1:
-        raise ValueError(f"this state keeps parameters in several ways: {tree.some([n for n, _ in found])}.")
-    if not found:
-        return jax.tree.map(lambda p: p.astype(jnp.float32) if _narrow(p) else p, params)
-    ((name, precision),) = found
-    beside = jax.tree.leaves(next(s.moments[name] for s in states(state) if name in s.moments))
-    leaves, treedef = jax.tree.flatten(params)  # Flax's state hides the structure of its own trees
-    if len(leaves) != len(beside):
-        raise ValueError(
-            f"the state keeps {name} of {len(beside)} leaves, but params has {len(leaves)}; pass the tree that it was"
-            " made for."
-        )
-    return treedef.unflatten(precision.decode(p, b) if _narrow(p) else p for p, b in zip(leaves, beside, strict=True))
+    leaves, treedef = _flat(params)
+    ways = _beside(state, params)
+    return treedef.unflatten(
+        x if not _narrow(x) else x.astype(jnp.float32) if way is None else way.precision.decode(x, way.beside)
+        for x, way in zip(leaves, ways, strict=True)
+    )
 
 
-def _residues(state: PyTree) -> Sequence[tuple[str, Precision]]:
-    return [
-        (name, p) for s in states(state) for name, p in _PRECISIONS.items() if name is not None and name in s.moments
-    ]
+class _Way(NamedTuple):
+    """How one parameter is kept, and what lies beside it."""
+
+    precision: Precision
+    beside: Any
+
+
+def _beside(state: PyTree, params: PyTree) -> list[_Way | None]:
+    """For each leaf of the parameters the way in which a state keeps it, where something lies beside it."""
+    leaves = _flat(params)[0]
+    found: list[_Way | None] = [None] * len(leaves)
+    for of in states(state):
+        for name in of.moments.keys() & _PRECISIONS.keys():
+            slots = _flat(of.moments[name])[0]
+            if len(slots) != len(leaves):
+                raise ValueError(
+                    f"the state keeps {name} of {len(slots)} leaves, but params has {len(leaves)}; pass the tree that"
+                    " it was made for."
+                )
+            for i, (x, slot) in enumerate(zip(leaves, slots, strict=True)):
+                if _hidden(slot):
+                    continue
+                if found[i] is not None:
+                    raise ValueError(f"this state keeps the parameter {tree.names(params)[i]!r} in two ways.")
+                if _narrow(x) and x.shape != slot.shape:
+                    raise ValueError(
+                        f"the parameter {tree.names(params)[i]!r} has shape {x.shape}, but its {name} {slot.shape};"
+                        " pass the tree that the state was made for."
+                    )
+                found[i] = _Way(_PRECISIONS[name], slot)
+    return found
+
+
+def _hidden(x: Any) -> bool:
+    return x is None or isinstance(x, optax.MaskedNode)
+
+
+def _flat(of: PyTree) -> tuple[list[Any], Any]:
+    """The leaves, with None and what `optax.masked` hides kept as leaves, and the structure."""
+    return jax.tree.flatten(of, is_leaf=_hidden)
