@@ -141,10 +141,8 @@ def watch(
             jnp.asarray(np.frombuffer(about.to_json().encode(), np.uint8)),
         )
 
-    def watched(
-        grads: PyTree, state: WatchState, params: PyTree, extra: Mapping[str, Any]
-    ) -> tuple[PyTree, WatchState]:
-        """The gradients, and the state with this step's records; with the inner state as it was."""
+    def watched(grads: PyTree, state: WatchState, params: PyTree, extra: Mapping[str, Any]) -> tuple[WatchState, Array]:
+        """The state with this step's records and the inner state as it was; and a bool known after the record only."""
         piece, step = state.calls % pieces, state.calls // pieces + 1
         final = piece == pieces - 1
         beat, leaps = _pulse(grads, extra, state, spike)
@@ -156,13 +154,11 @@ def watch(
             return rows, jnp.any(rows[0] == jnp.inf) & jnp.all(rows[0] == -jnp.inf)
 
         (whole_row, leaf_row, spread_row), never = jax.lax.cond(due, take, lambda: (blank, state.calls < 0))
-        grads, kept = _tied(never, inner, grads, state.inner)
         put = lambda ring, at, row, when: ring.at[at].set(jnp.where(when, row, ring[at]))
         at, beat_at = state.records % len(state.steps), (step - 1) % PULSES
         if pieces > 1:
             beat = _with_earlier(state.pulse[beat_at], beat, piece)
         state = state._replace(
-            inner=kept,
             calls=numerics.increment(state.calls),
             armed=jnp.where(leaps, arm + ~final, jnp.maximum(state.armed - final, 0)),
             records=state.records + due,
@@ -173,20 +169,33 @@ def watch(
             pulse=put(state.pulse, beat_at, beat, True),
         )
         if not distributions:
-            return grads, state
+            return state, never
         at = (state.records - 1) % SPREADS
         spread_steps, spread = put(state.spread_steps, at, step, due), put(state.spread, at, spread_row, due)
-        return grads, state._replace(spread_steps=spread_steps, spread=spread)
+        return state._replace(spread_steps=spread_steps, spread=spread), never
 
-    def update(updates: PyTree, state: WatchState, params: PyTree = None, **extra: Any) -> tuple[PyTree, WatchState]:
-        updates, new = watched(updates, state, params, extra)
-        out, kept = inner.update(updates, new.inner, params, **extra)
+    def moved(
+        grads: PyTree, state: WatchState, params: PyTree, extra: Mapping[str, Any], stepping: bool
+    ) -> tuple[PyTree, WatchState]:
+        """What the watched transformation makes of this step, computed after the record: it reads what is then written.
+
+        A compiler that is free to write first copies all parameters and moments instead, in every step. A barrier does
+        not hold it: XLA's CPU back end before jax 0.12 removes those before it decides. So what is written depends on a
+        bool that is never true.
+        """
+        new, never = watched(grads, state, params, extra)
+        if inner.late is not None:
+            out, kept = inner.late(never, grads, new.inner, params, stepping)
+        else:
+            move = inner.step if stepping else inner.update
+            out, kept = move(*_tied(never, inner, grads, new.inner), params, **extra)
         return out, new._replace(inner=kept)
 
+    def update(updates: PyTree, state: WatchState, params: PyTree = None, **extra: Any) -> tuple[PyTree, WatchState]:
+        return moved(updates, state, params, extra, stepping=False)
+
     def step(grads: PyTree, state: WatchState, params: PyTree, **extra: Any) -> tuple[PyTree, WatchState]:
-        grads, new = watched(grads, state, params, extra)
-        after, kept = inner.step(grads, new.inner, params, **extra)
-        return after, new._replace(inner=kept)
+        return moved(grads, state, params, extra, stepping=True)
 
     made = Transformation(init, update, step=step, every=pieces)
     made.lands = inner.lands
@@ -194,13 +203,7 @@ def watch(
 
 
 def _tied(never: Array, tx: Transformation, grads: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """Gradients and state as they are, but known only after the record: it reads what the step then writes over.
-
-    A compiler that is free to write first copies all parameters and moments instead, in every step. A barrier does not
-    hold it: XLA's CPU back end before jax 0.12 removes those before it decides. So something must depend on a bool
-    that is never true: the gradients, or, where the step runs in tiles, which wait for the step count, that count, and
-    no gradient is copied.
-    """
+    """Gradients and state, of which what a step waits for is known after the record only."""
     if any(part.storage.codecs or part.storage.precision for part in tx.inside):
         later = lambda s: s._replace(count=s.count + never) if isinstance(s, State) else s
         return grads, jax.tree.map(later, state, is_leaf=lambda s: isinstance(s, State))

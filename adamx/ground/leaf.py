@@ -96,6 +96,7 @@ class Program:
       names: by slot, the names in the state of what it keeps; "" is the slot itself.
       precision: how parameters are kept; None as they are.
       residue: the name in the state of what lies beside the parameters, or "".
+      tiled: whether anything is encoded, so that large leaves are stepped tile by tile.
       random: which parts draw noise.
     """
 
@@ -108,6 +109,7 @@ class Program:
         self.names = {s: self.codecs[s].names(s) if s in self.codecs else {"": s} for s in slots}
         self.precision = parts[-1].storage.precision if parts else None
         self.residue = (self.precision.keeps if self.precision else None) or ""
+        self.tiled = bool(self.codecs) or self.precision is not None
         self.random = {i for i, part in enumerate(parts) if part.random or _draws(part.storage)}
         self.seed = max((part.storage.seed for part in parts), default=0)
         self.tiles = [part.storage.tile for part in parts if part.storage.tile is not None]

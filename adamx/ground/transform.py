@@ -50,12 +50,15 @@ class Transformation(optax.GradientTransformationExtraArgs):
       seen: `(see, grads, state, params) -> list`, what a step would be, seen leaf by leaf while it is computed: for
         leaves that are alike, their positions among those of `grads`, and for each stage what `see` made of them, see
         :meth:`adamx.ground.leaf.Program.seen`. None where there is no chain of parts to look into.
+      late: `(never, updates, state, params, stepping)`, update, or step where stepping, which writes nothing before the
+        bool never is known, which is False; None where update is more than a chain of parts.
       inside: the parts that `seen` sees: its own, or those of what it wraps.
       lands: whether its updates end on parameters in low precision, so that nothing may change them behind it.
     """
 
     guarded: Callable[..., Any] | None = None
     seen: Callable[..., Any] | None = None
+    late: Callable[..., Any] | None = None
     inside: tuple[Part, ...] = ()
     parts: tuple[Part, ...] | None = None
     every: int = 1
@@ -193,7 +196,13 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         return State(jnp.zeros((), jnp.int32), moments, scalars)
 
     def run(
-        grads: PyTree, state: State, params: PyTree, stepping: bool, skip: Array | None = None, see: Any = None
+        grads: PyTree,
+        state: State,
+        params: PyTree,
+        stepping: bool,
+        skip: Array | None = None,
+        see: Any = None,
+        never: Array | None = None,
     ) -> Any:
         for part in parts:
             if part.needs_params and params is None:
@@ -203,6 +212,8 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
         if stepping and params is None:
             raise ValueError("step moves the parameters: call step(grads, state, params).")
         _check_state(state, all_names, [*keeper])
+        if never is not None and program.tiled:  # loops over tiles wait for the count, and no gradient is copied
+            state, never = state._replace(count=state.count + never), None
         gs, treedef = tree.flatten(grads)
         gs = [_strong(g) for g in gs]
         ps = [None] * len(gs) if params is None else _matching(treedef, params, grads, "parameters")
@@ -254,6 +265,8 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
                 labels, kept = labels_of(i), kept_of(i)
                 at = np.uint32(i) if noisy else None
                 ends_as = ("step" if stepping else gs[i].dtype) if last else None
+                if never is not None and stage == 0:
+                    us[i] = jnp.where(never, jnp.zeros_like(us[i]), us[i])
                 us[i], new = leaf(stage, labels, ends_as, now, us[i], kept, ps[i], at)
                 for name, value in new.items():
                     slots[name][i] = value
@@ -280,7 +293,11 @@ def lift(*parts: Part, every: int = 1) -> Transformation:
     def seen(see: Any, grads: PyTree, state: State, params: PyTree = None) -> list[Any]:
         return run(grads, state, params, stepping=False, see=see)
 
+    def late(never: Array, updates: PyTree, state: State, params: PyTree, stepping: bool) -> tuple[PyTree, State]:
+        return run(updates, state, params, stepping, never=never)
+
     made = Transformation(init, update, tuple(parts) if every == 1 else None, step, every)
+    made.late = late
     made.guarded, made.seen, made.inside, made.lands = guarded, seen, tuple(parts), program.precision is not None
     return made
 
