@@ -209,7 +209,7 @@ class Run:
         if self.best_row() is row:
             self.best = self.weights()
         if self.args.report:
-            Log(self.args.out / "log").append(adamx.drain(self.optimizer.opt_state).history())
+            Log(self.args.out / "log", resume=True).append(adamx.drain(self.optimizer.opt_state).history())
 
 
 def train(run: Run) -> None:
@@ -288,7 +288,7 @@ def write_report(out: Path) -> None:
     findings = doctor.diagnose(history)
     for finding in findings:
         print(f"{finding.severity} {finding.id}, step {finding.step}: {finding.says}")
-    report.write(history, out / "report.html", findings, title="digits")
+    report.write(history, out / "report.html", findings, title="digits", unread=doctor.unread(history))
     print(f"{len(findings)} findings; {out / 'report.html'}")
 
 

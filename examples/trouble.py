@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> list[str]:
     for finding in findings:
         print(f"\n{finding.severity.upper()} {finding.id}, step {finding.step}: {finding.says}")
         print(f"  cause: {finding.cause}\n  try:   {finding.advice}")
-    report.write(history, path / "report.html", findings, title=f"digits, {fault.says}")
+    report.write(history, path / "report.html", findings, title=f"digits, {fault.says}", unread=doctor.unread(history))
     print(f"\n{path / 'report.html'}")
     return [finding.id for finding in findings]
 

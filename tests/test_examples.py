@@ -344,18 +344,18 @@ def test_compare_tables_six_methods_that_all_learn(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("fault", "finds"),
+    ("fault", "finds", "also"),  # what it also may find: what says the same, or what the fault did
     [
-        ("none", None),
-        ("eps", "EPS_LARGE"),
-        pytest.param("lr", "LOSS_ROSE", marks=pytest.mark.slow),
-        pytest.param("b2", "V_COASTING", marks=pytest.mark.slow),
-        pytest.param("bf16", "BF16_STALL", marks=pytest.mark.slow),
+        ("none", set(), set()),
+        ("eps", {"EPS_LARGE"}, set()),
+        pytest.param("lr", {"LOSS_ROSE"}, {"UPDATE_RATIO", "MOMENTUM_FIGHT", "DEAD_LEAF"}, marks=pytest.mark.slow),
+        pytest.param("b2", {"V_COASTING"}, set(), marks=pytest.mark.slow),
+        pytest.param("bf16", {"BF16_STALL"}, {"UPDATE_RATIO"}, marks=pytest.mark.slow),
     ],
 )
-def test_the_doctor_names_what_went_wrong_and_is_silent_where_nothing_did(fault, finds, tmp_path, capsys):
+def test_the_doctor_names_what_went_wrong_and_blames_nothing_else(fault, finds, also, tmp_path, capsys):
     found = trouble.main(["--short", "--fault", fault, "--out", str(tmp_path)])
-    assert found == [] if finds is None else finds in found
+    assert finds <= set(found) <= finds | also
     assert f"{len(found)} findings" in capsys.readouterr().out
     assert (tmp_path / fault / "report.html").stat().st_size > 10**6
     with pytest.raises(SystemExit) as refused:

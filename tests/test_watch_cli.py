@@ -58,8 +58,9 @@ def finding(severity="warning", **fields):
 def doctor(monkeypatch):
     """A doctor that finds what a test puts into `found`, and keeps what it was asked about in `seen`."""
     fake = ModuleType("adamx.diagnostics.doctor")
-    fake.found, fake.seen = [], []
+    fake.found, fake.seen, fake.nothing = [], [], []
     fake.diagnose = lambda history: fake.seen.append(history) or fake.found
+    fake.unread = lambda history: tuple(fake.nothing)
     fake.RULES = {"SPIKE": "the loss leaps", "STALE_V": "nu lags"}
     fake.explain = lambda name: f"{name}: {fake.RULES[name]}\n\nand why\n"
     monkeypatch.setitem(sys.modules, "adamx.diagnostics.doctor", fake)
@@ -72,9 +73,10 @@ def report(monkeypatch, doctor):
     fake = ModuleType("adamx.diagnostics.report")
     fake.written = []
 
-    def write(history, path, findings=(), title="", others=None):
+    def write(history, path, findings=(), title="", others=None, unread=()):
         Path(path).write_text("<html>")
         fake.written.append((history, Path(path), list(findings), title, others))
+        fake.unread = list(unread)
 
     fake.write = write
     monkeypatch.setitem(sys.modules, "adamx.diagnostics.report", fake)
@@ -165,9 +167,39 @@ def test_the_doctors_json_is_strict(run, doctor, capsys):
         raise AssertionError(constant)
 
     read = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert list(read) == ["log", "records", "step", "gaps", "unread", "findings"]
     assert {key: read[key] for key in ("log", "records", "step")} == {"log": run, "records": 4, "step": 40}
+    assert (read["gaps"], read["unread"]) == ([], [])
     assert read["findings"][0]["leaves"] == ["a/kernel", "b"]
     assert read["findings"][0]["evidence"] == {"surprise_before": 7.25, "limit": 0.1 + 0.2, "worst": None}
+
+
+@pytest.mark.parametrize("found", [[], [finding()]])
+def test_the_doctor_says_which_rules_had_nothing_to_read(run, doctor, report, capsys, found):
+    doctor.found, doctor.nothing = found, ["STALE_V"]
+    main(["doctor", run])
+    said = "1 of 2 rules had nothing to read: STALE_V, because the watched transformation is not made of adamx's links."
+    first, _, rest = capsys.readouterr().out.partition("\n")
+    assert first.startswith(f"{run}: {len(found)} finding")
+    rest = " ".join(rest.split())
+    assert rest.startswith(said)
+    main(["doctor", run, "--json"])
+    assert json.loads(capsys.readouterr().out)["unread"] == ["STALE_V"]
+    assert main(["report", run]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert report.unread == ["STALE_V"]
+    assert main(["compare", run, run + "/../1/../../runs/1"]) == 2  # the same
+    Log(run + "2").append(recorded(1, 20))
+    assert main(["compare", run, run + "2", "-o", run + ".html"]) == 0
+    assert report.unread == ["STALE_V"]
+
+
+def test_without_records_that_is_the_reason(tmp_path, doctor, capsys):
+    Log(tmp_path).append(recorded(1, 9))
+    doctor.nothing = ["SPIKE", "STALE_V"]
+    main(["doctor", str(tmp_path)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 rules had nothing to read: SPIKE, STALE_V, because there are no records." in said
 
 
 # Report and compare
@@ -259,6 +291,7 @@ def test_tail_follows_a_run_that_goes_back(tmp_path, capsys, monkeypatch):
     writer = Log(tmp_path)
     writer.append(recorded(1, 40))
     growing(monkeypatch, writer, recorded(21, 30, seed=1), recorded(31, 60, seed=1))
+    monkeypatch.setattr(log.warnings, "warn", lambda *_, **__: None)  # the writer's, of another process
     seen = []
     monkeypatch.setattr(cli, "_print_last", lambda history, *_: seen.append(history.pulse_steps.tolist()))
     assert main(["tail", str(tmp_path), "--follow"]) == 130
@@ -389,6 +422,28 @@ def test_what_is_not_a_log_is_one_sentence(command, tmp_path, capsys, report):
     assert not (tmp_path / "x.csv").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_a_log_that_may_not_be_read_is_one_sentence(run, capsys, follow):
+    Path(run).chmod(0)
+    try:
+        assert "ermission denied" in refused(capsys, "tail", run, *follow)
+    finally:
+        Path(run).chmod(0o700)
+
+
+@pytest.mark.parametrize("call", ["segments", "read"])
+def test_a_log_that_the_system_refuses_to_read_is_one_sentence(run, capsys, monkeypatch, call):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", run)
+
+    monkeypatch.setattr(log, call, denied)
+    monkeypatch.setattr(log, "read", denied)
+    assert refused(capsys, "tail", run, "--follow") == (
+        f"{run} cannot be read: Permission denied; name a log that can."
+    )
+
+
 def test_each_log_to_compare_must_be_one(run, tmp_path, capsys, report):
     assert re.match("there is no directory .*none;", refused(capsys, "compare", run, tmp_path / "none"))
     assert re.match(
@@ -489,6 +544,22 @@ def test_gaps_are_a_warning(run, capsys):
         f"adamx: warning: {run} has 2 gaps, the first in the records between steps 40 and 1,100:"
         " drain more often, or keep a longer history.\n"
     )
+
+
+def test_an_unlogged_beginning_is_a_warning(tmp_path, doctor, capsys):
+    Log(tmp_path).append(recorded(593, 640))
+    assert main(["doctor", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "0 findings, 5 records to step 640" in out
+    assert err == (
+        f"adamx: warning: {tmp_path} begins late, the records with step 600 and the pulse with step 593: drain more"
+        " often, or keep a longer history.\n"
+    )
+    main(["doctor", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["gaps"] == [
+        {"table": "records", "after": 0, "before": 600},
+        {"table": "pulse", "after": 0, "before": 593},
+    ]
 
 
 # As a process

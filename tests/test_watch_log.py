@@ -141,9 +141,10 @@ def test_where_a_run_went_back_the_later_records_stand(tmp_path, ring, reopened)
     log = Log(tmp_path)
     log.append(recorded(1, 40))
     if reopened:
-        log = Log(tmp_path)
+        log = Log(tmp_path, resume=True)
     checkpoint = recorded(1, 30)
-    log.append(tip(checkpoint.then(recorded(31, 33, branch=1)), ring))
+    with pytest.warns(UserWarning, match=r"went back to step 30; what was logged of steps 31 to 40 is dropped\.$"):
+        log.append(tip(checkpoint.then(recorded(31, 33, branch=1)), ring))
     assert same(read(tmp_path), checkpoint.then(recorded(31, 33, branch=1)))
     log.append(tip(checkpoint.then(recorded(31, 60, branch=1)), ring * 4))
     assert same(read(tmp_path), checkpoint.then(recorded(31, 60, branch=1)))
@@ -152,14 +153,52 @@ def test_where_a_run_went_back_the_later_records_stand(tmp_path, ring, reopened)
 def test_a_run_that_went_back_and_past_its_old_end_is_told_by_its_numbers(tmp_path):
     Log(tmp_path).append(recorded(1, 40))
     past = recorded(1, 30).then(recorded(31, 50, branch=1))
-    Log(tmp_path).append(tip(past, 32))
+    with pytest.warns(UserWarning, match="of steps 31 to 40 is dropped"):
+        Log(tmp_path, resume=True).append(tip(past, 32))
     assert same(read(tmp_path), past)
+
+
+@pytest.mark.parametrize(
+    ("rerun", "sentence"),
+    [
+        (recorded(1, 10, branch=1), "steps 1 to 10 were given, differs from step 1 on"),
+        (recorded(1, 60, branch=1), "steps 1 to 60 were given, differs from step 1 on"),
+        (recorded(1, 10), "steps 1 to 10 were given, ends before that"),
+        (tip(recorded(1, 30).then(recorded(31, 38, branch=1)), 16), "steps 23 to 38 were given, differs from step 31"),
+        (recorded(41, 50).between(41, 45).then(recorded(46, 50)), None),
+        (recorded(1, 40), None),
+        (recorded(30, 50), None),
+        (recorded(1, 0), None),
+    ],
+    ids=["shorter", "longer", "the same again", "restored", "next", "no step more", "overlaps", "empty"],
+)
+def test_another_run_does_not_hide_the_one_that_was_logged(tmp_path, rerun, sentence):
+    Log(tmp_path).append(recorded(1, 40))
+    before, log = files(tmp_path), Log(tmp_path)
+    if sentence is None:
+        log.append(rerun)
+        assert read(tmp_path).end == max(40, rerun.end)
+        return
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"is logged to step 40, but this run, of which {sentence}.*resume=True"):
+            log.append(rerun)
+    assert files(tmp_path) == before
+
+
+def test_a_log_that_has_begun_may_go_back_within_its_process(tmp_path):
+    Log(tmp_path).append(recorded(1, 40))
+    log = Log(tmp_path)
+    log.append(recorded(35, 50))
+    with pytest.warns(UserWarning, match="went back to step 20; what was logged of steps 21 to 50 is dropped"):
+        log.append(recorded(1, 20).then(recorded(21, 30, branch=1)))
+    assert same(read(tmp_path), recorded(1, 20).then(recorded(21, 30, branch=1)))
 
 
 def test_no_record_of_the_abandoned_past_outlives_a_step_back_between_records(tmp_path):
     log = Log(tmp_path)
     log.append(recorded(1, 40))
-    log.append(recorded(30, 31, branch=1))  # pulses only
+    with pytest.warns(UserWarning, match="of steps 30 to 40 is dropped"):
+        log.append(recorded(30, 31, branch=1))  # pulses only
     history = read(tmp_path)
     assert history.steps.tolist() == [4, 8, 12, 16, 20, 24, 28]
     assert history.pulse_steps.tolist() == list(range(1, 32))
@@ -170,13 +209,14 @@ def test_a_run_that_starts_again_with_an_empty_ring_stands_too(tmp_path):
     log = Log(tmp_path)
     log.append(recorded(1, 20))
     log.append(recorded(31, 40))
-    log.append(recorded(25, 28))  # within the gap: nothing to compare
+    with pytest.warns(UserWarning, match="of steps 25 to 40 is dropped"):
+        log.append(recorded(25, 28))  # within the gap: nothing to compare
     assert same(read(tmp_path), recorded(1, 20).then(recorded(25, 28)))
 
 
 def test_a_replay_with_the_same_numbers_writes_nothing_until_it_is_ahead(tmp_path):
     Log(tmp_path).append(recorded(1, 40))
-    log = Log(tmp_path)
+    log = Log(tmp_path, resume=True)
     log.append(recorded(15, 32))
     assert segments(tmp_path) == 1
     log.append(recorded(25, 44))
@@ -184,6 +224,7 @@ def test_a_replay_with_the_same_numbers_writes_nothing_until_it_is_ahead(tmp_pat
     assert np.load(tmp_path / "000002.npz")["pulse_steps"].tolist() == [41, 42, 43, 44]
 
 
+@pytest.mark.filterwarnings("ignore:.*went back")
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_a_run_does_its_last_past_is_what_the_log_holds(tmp_path, seed):
     rng, ring = random.Random(seed), 24
@@ -199,7 +240,7 @@ def test_whatever_a_run_does_its_last_past_is_what_the_log_holds(tmp_path, seed)
         elif what == "go back":
             now, branch = rng.choice(checkpoints), rng.choice([branch, branch + 1])
         else:
-            log = Log(tmp_path)
+            log = Log(tmp_path, resume=True)
         log.append(tip(now, ring))
         seen = [(int(s), x.tobytes()) for s, x in zip(now.pulse_steps, now.pulse["grad_norm"], strict=True)][-ring:]
         other = [step for step, x in seen if stands.get(step, x) != x]
@@ -267,7 +308,8 @@ def test_a_gap_is_said(tmp_path):
     log.append(recorded(29, 40))
     assert gaps(tmp_path) == (("pulse", 12, 15), ("records", 24, 32), ("pulse", 24, 29))
     assert same(read(tmp_path), recorded(1, 12).then(recorded(15, 24)).then(recorded(29, 40)))
-    log.append(recorded(22, 23, branch=1))
+    with pytest.warns(UserWarning, match="of steps 22 to 40 is dropped"):
+        log.append(recorded(22, 23, branch=1))
     assert gaps(tmp_path) == (("pulse", 12, 15),)
 
 

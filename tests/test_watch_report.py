@@ -5,10 +5,11 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import sys
-import time
 import zlib
 from math import erf
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -616,7 +617,11 @@ def test_the_microscope_names_who_moved_first(page):
     assert len(rows) == 120
     page.evaluate("() => window.__adamx.set({ step: 700 })")
     draw_all(page)
-    assert "No leaf moved" in page.locator("#micro .remark").inner_text()
+    said = page.locator("#micro .remark").inner_text()
+    assert said.startswith(
+        "Around step 700 no leaf is seen to move; this is the nearest spike, at step 1210. 120 leaves"
+    )
+    assert lines(page, "micro") == [1210]
     page.get_by_role("button", name="Spike after").click()
     assert state(page, "step") == 1210
 
@@ -888,7 +893,81 @@ def test_a_foreign_optimiser_s_history_says_what_it_lacks(browser, tmp_path):
     assert "No statistic of rounding" in page.locator("#precision .empty").inner_text()
     assert "fewer than 4 records" in page.locator("#micro .remark").inner_text()
     assert page.locator("#depth .js-plotly-plot").count() == 1
+    sections = page.locator("main > section").evaluate_all(
+        "(all) => all.map((s) => [s.id, s.className.includes('none'), s.getBoundingClientRect().height])"
+    )
+    assert [name for name, empty, _ in sections if empty] == [name for name, *_ in sections[-3:]]
+    assert max(height for _, empty, height in sections if empty) < 200  # not as high as a chart beside it
     page.context.close()
+
+
+@pytest.fixture(scope="module")
+def late(browser, tmp_path_factory):
+    """A run whose beginning was not logged, watched for higher spikes, whose first record lacks what the page shows."""
+    made = history(transformer(layers=2), records=40, spike=300).between(205, 400)
+    made.leaf["surprise_before"][0] = np.nan
+    about = dataclasses.replace(made.about, method={**made.about.method, "spike": 15.0})
+    made.pulse["loss_score"][95:97] = 14.0, 21.0  # steps 300 and 301
+    path = tmp_path_factory.mktemp("late") / "x.html"
+    found = [finding(step=1, leaves=("embed/table",), evidence={"surprise_before": 2.0})]
+    report.write(dataclasses.replace(made, about=about), path, found, unread=("QERR", "V_FROZEN"))
+    page = opened(browser, path)
+    draw_all(page)
+    yield page
+    assert page.complaints == []
+    page.context.close()
+
+
+def test_it_opens_at_the_nearest_record_that_has_numbers(late):
+    assert state(late, "step") == 220
+    assert re.match(r"= \d", late.locator("#value").inner_text())
+    late.evaluate("() => window.__adamx.set({ step: 205 })")
+    assert late.locator("#value").inner_text().startswith("= \u2013")
+    draw_all(late)
+    assert late.locator("#phase .remark").inner_text().startswith("Step 220.")
+    late.locator(".card button").first.click()
+    until(late, "window.__adamx.state.step === 220")
+
+
+def test_spikes_are_those_that_the_watch_was_told_to_see(late):
+    assert late.evaluate("() => window.__adamx.spikes") == [301]
+    said = late.locator("#timeline .legend").inner_text()
+    assert "more than 15 deviations above the mean of 128 steps: 1 spike, at least 16 steps apart" in said
+    assert "this is the nearest spike, at step 301" in late.locator("#micro .remark").inner_text()
+
+
+def test_what_the_doctor_could_not_look_at_is_said_beside_what_it_found(late, browser, tmp_path):
+    cards = late.locator(".card.unread").all_inner_texts()
+    assert len(cards) == 2
+    kind, said = cards[0].split("\n", 1)
+    assert re.match(r"○ 2 of \d+ rules had nothing to read", kind)
+    assert said.strip().startswith("QERR, V_FROZEN, because what they read was not recorded.")
+    assert "Records begin with step 210: drain more often" in cards[1]
+    made = history(records=4, spike=10**9, names=["grad_rms"])
+    made = dataclasses.replace(made, about=dataclasses.replace(made.about, method={}))
+    report.write(made, tmp_path / "x.html", unread=["QERR"])
+    page = opened(browser, tmp_path / "x.html")
+    cards = page.locator(".card").all_inner_texts()
+    assert cards[0].startswith("✓ Nothing found in what was recorded")
+    assert "QERR, because the watched transformation is not made of adamx's links." in cards[1]
+    page.context.close()
+
+
+def test_a_share_is_no_part_of_its_step(late):
+    assert re.search(r"At step \d+, [\d.]+ % of the", late.locator("#spread .remark").last.inner_text())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_page_runs():
+    command = [sys.executable, "-m", "benchmarks.report", "--short"]
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed, which drives the browser")
+    if executable() is None:
+        pytest.skip("neither chromium nor google-chrome is installed")
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"40 leaves x 64 records: [\d.]+ MB", done.stdout)
+    rows = re.findall(r"^\| (\w.*?) \| [\d.]+ \[", done.stdout, re.MULTILINE)
+    assert rows == ["usable", "ready", "ready, computing", "click"]
 
 
 @pytest.mark.slow
@@ -898,16 +977,9 @@ def test_1000_leaves_and_512_records_stay_small_and_in_reach(browser, tmp_path):
     report.write(history(leaves, records=512, spreads=64), path)
     plotly = len(re.search(r'id="plotly">(.*?)</script>', path.read_text())[1])
     assert path.stat().st_size - plotly <= 12e6
-    start = time.perf_counter()
-    page = opened(browser, path)
-    ready = time.perf_counter() - start
+    page = opened(browser, path)  # how fast that is, benchmarks.report prints
     page.select_option("#metric", "update_ratio")
     settled(page)
-    done = time.perf_counter() - start
-    marks = page.evaluate("() => performance.getEntriesByType('mark').map((m) => [m.name, Math.round(m.startTime)])")
-    print(
-        f"{path.stat().st_size / 1e6:.1f} MB, ready after {ready:.2f} s, one interaction later {done:.2f} s, {marks} ms"
-    )
     page.get_by_role("button", name="Unfold all").click()
     draw_all(page)
     assert page.evaluate("() => window.__adamx.rows().length") == 1101

@@ -62,9 +62,11 @@ def _report(arguments: argparse.Namespace) -> int:
     history = _read(arguments.log)
     path = Path(arguments.log).resolve()
     out = arguments.output or path.with_name(path.name + ".html")
-    findings = _diagnose(history)
-    _write_report(history, out, findings, title=_title(arguments.log))
+    findings, names = _diagnose(history), _unread(history)
+    _write_report(history, out, findings, title=_title(arguments.log), unread=names)
     print(f"{out}: {_count(len(findings), 'finding')}, {_extent(history)}")
+    if names:
+        print(_filled(_nothing_to_read(names, history), ""))
     return 0
 
 
@@ -74,7 +76,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     histories = [_read(path) for path in paths]
     others = dict(zip(names[1:], histories[1:], strict=True))
     title = f"{names[0]} beside {', '.join(names[1:])}"
-    _write_report(histories[0], arguments.output, _diagnose(histories[0]), title=title, others=others)
+    found, nothing = _diagnose(histories[0]), _unread(histories[0])
+    _write_report(histories[0], arguments.output, found, title=title, others=others, unread=nothing)
     width = max(map(len, names))
     for name, history in zip(names, histories, strict=True):
         print(f"{name:<{width}}  {Frame(history).line()}")
@@ -87,10 +90,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     findings = _diagnose(history)
     if arguments.json:
         found = [finding.to_dict() for finding in findings]
-        whole = {"log": str(arguments.log), "records": len(history.steps), "step": _end(history), "findings": found}
+        whole = {
+            "log": str(arguments.log), "records": len(history.steps), "step": history.end,
+            "gaps": [gap._asdict() for gap in log.gaps(arguments.log)], "unread": _unread(history), "findings": found,
+        }  # fmt: skip
         print(json.dumps(_strict(whole), indent=2, allow_nan=False))
     else:
         print(f"{arguments.log}: {_count(len(findings), 'finding')}, {_extent(history)}")
+        if names := _unread(history):
+            print(_filled(_nothing_to_read(names, history), ""))
         for finding in findings:
             print(_in_words(finding))
     return int(any(finding.severity != "note" for finding in findings))
@@ -108,7 +116,7 @@ def _tail(arguments: argparse.Namespace) -> int:
     printed, count = 0, arguments.lines
     for now in _grown(arguments.log):
         _print_last(now, count, printed, arguments.total)
-        printed, count = _end(now), None
+        printed, count = now.end, None
         sys.stdout.flush()
     return 0
 
@@ -160,23 +168,34 @@ def _read(path: str | os.PathLike, *, first: int = 1, empty: bool = False) -> Hi
         try:
             history = log.read(path, first=first)
         except (OSError, ValueError) as error:
-            raise _Wrong(str(error)) from error
+            raise _Wrong(_sentence(error)) from error
     for warning in caught:
         print("adamx: warning:", warning.message, file=sys.stderr)
     if first == 1:
         _say_gaps(path)
-    if not empty and not _end(history):
+    if not empty and not history.end:
         raise _Wrong(f"{path} holds no records yet; append to it after the first steps of the run.")
     return history
 
 
+def _sentence(error: Exception) -> str:
+    """What it says; the system's own words as a sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename} cannot be read: {error.strerror}; name a log that can."
+    return str(error)
+
+
 def _say_gaps(path: str | os.PathLike) -> None:
-    inner = [gap for gap in log.gaps(path) if gap.after]
+    found, mend = log.gaps(path), "drain more often, or keep a longer history"
+    inner, late = [gap for gap in found if gap.after], {gap.table: gap.before for gap in found if not gap.after}
+    if late:
+        begins = " and ".join(f"the {table} with step {step:,}" for table, step in late.items())
+        print(f"adamx: warning: {path} begins late, {begins}: {mend}.", file=sys.stderr)
     if inner:
         table, after, before = inner[0]
         print(
             f"adamx: warning: {path} has {_count(len(inner), 'gap')}, the first in the {table} between steps {after:,}"
-            f" and {before:,}: drain more often, or keep a longer history.",
+            f" and {before:,}: {mend}.",
             file=sys.stderr,
         )
 
@@ -184,16 +203,19 @@ def _say_gaps(path: str | os.PathLike) -> None:
 def _grown(path: str | os.PathLike) -> Iterator[History]:
     """The log as it is, and again whenever it has grown."""
     # Segments are counted before they are read, so that one that comes meanwhile is read twice, not missed.
-    seen = log.segments(path) if Path(path).is_dir() else 0
+    try:
+        seen = log.segments(path)
+    except (OSError, ValueError):
+        seen = 0  # reading says what is wrong
     history = _read(path, empty=True)
     while True:
-        if _end(history):
+        if history.end:
             yield history
         while (count := _segments(path)) <= seen:
             time.sleep(POLL)
         new = _read(path, first=seen + 1, empty=True)
         # Where the run went back, only the whole log says what stands.
-        history = history.then(new) if _begin(new) > _end(history) else _read(path, empty=True)
+        history = history.then(new) if new.begin > history.end else _read(path, empty=True)
         seen = count
 
 
@@ -221,29 +243,11 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     return list(map(str, paths))
 
 
-def _begin(history: History) -> int:
-    return min((int(steps[0]) for steps in (history.steps, history.pulse_steps) if len(steps)), default=0)
-
-
-def _end(history: History) -> int:
-    return max((int(steps[-1]) for steps in (history.steps, history.pulse_steps) if len(steps)), default=0)
-
-
-def _until(history: History, step: int) -> History:
-    """The part of it up to a step."""
-    r, f, d = history.steps <= step, history.pulse_steps <= step, history.spread_steps <= step
-    of = lambda table, rows: {name: x[rows] for name, x in table.items()}
-    return History(
-        history.about, history.steps[r], of(history.whole, r), of(history.leaf, r), history.pulse_steps[f],
-        of(history.pulse, f), history.spread_steps[d], of(history.spread, d),
-    )  # fmt: skip
-
-
 def _print_last(history: History, count: int | None, behind: int, total: int | None) -> None:
     """A line for each of the last records behind a step; of the pulse where there are none."""
     steps = history.steps if len(history.steps) else history.pulse_steps
     for step in steps[steps > behind][-count if count else None :]:
-        print(Frame(_until(history, int(step)), total=total).line())
+        print(Frame(history.between(1, int(step)), total=total).line())
 
 
 # Findings and reports, which others make
@@ -253,6 +257,19 @@ def _diagnose(history: History) -> list[Any]:
     from adamx.diagnostics.doctor import diagnose
 
     return list(diagnose(history))
+
+
+def _unread(history: History) -> list[str]:
+    from adamx.diagnostics.doctor import unread
+
+    return list(unread(history))
+
+
+def _nothing_to_read(names: Sequence[str], history: History) -> str:
+    from adamx.diagnostics.doctor import RULES
+
+    of = f"{len(names)} of {_count(len(RULES), 'rule')} had nothing to read"
+    return f"{of}: {', '.join(names)}, because {' and '.join(history.lacks)}."
 
 
 def _write_report(history: History, out: str | os.PathLike, findings: Sequence[Any], **more: Any) -> None:
@@ -272,15 +289,13 @@ def _in_words(finding: Any) -> str:
         ("seen", finding.says), ("cause", finding.cause), ("try", finding.advice), ("numbers", numbers),
         ("source", finding.source),
     ]  # fmt: skip
-    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    filled = [
-        textwrap.fill(
-            text, width, initial_indent=f"  {word + ':':<9}", subsequent_indent=" " * 11, break_on_hyphens=False
-        )
-        for word, text in lines
-        if text
-    ]
+    filled = [_filled(text, f"  {word + ':':<9}") for word, text in lines if text]
     return "\n".join(["", f"{finding.severity} {finding.id}{when}{where}", *filled])
+
+
+def _filled(text: str, begin: str) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return textwrap.fill(text, width, initial_indent=begin, subsequent_indent=" " * len(begin), break_on_hyphens=False)
 
 
 # Words
@@ -291,7 +306,7 @@ def _count(n: int, word: str) -> str:
 
 
 def _extent(history: History) -> str:
-    return f"{_count(len(history.steps), 'record')} to step {_end(history):,}"
+    return f"{_count(len(history.steps), 'record')} to step {history.end:,}"
 
 
 def _strict(x: Any) -> Any:
@@ -374,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
         "adamx doctor runs/1", "adamx doctor runs/1 --json > findings.json",
     )  # fmt: skip
     own.add_argument("log", metavar="LOG", help="directory of the log")
-    own.add_argument("--json", action="store_true", help="print JSON: log, records, step, findings")
+    own.add_argument("--json", action="store_true", help="print JSON: log, records, step, gaps, unread, findings")
 
     own = command(
         "tail", _tail, "Print the last records of a run, one a line.",

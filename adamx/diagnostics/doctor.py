@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,9 +23,10 @@ SEVERITIES = ("error", "warning", "note")
 NARROW = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # least relative change that is sure to survive
 EXACT_FLOATS = NARROW | {"float32": 2.0**-24}  # codecs that keep each number by itself, to nearest
 SHOWN = 3  # names in a sentence
-WINDOW = 128  # steps that the pulse's scores compare with
 MANY = 10_000  # spikes that are looked at
 FIRST, SMOOTH, SMOOTH_GRAD = 8, 32, 5  # losses, losses and gradient norms whose median stands for one
+# Of one of several gradients, or of their mean: compared with what a whole gradient reads, they mislead.
+PIECEMEAL = frozenset({"momentum_cosine", "sign_agreement", "update_cosine", "direction_rms"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def diagnose(history: History, *, only: Sequence[str] | None = None) -> list[Fin
     rules = _chosen(only)
     with np.errstate(all="ignore"):
         whole, sound = _Run(history), _Run(_before_ruin(history))
-        found = lambda rule: rule.finds(whole if rule.id == "NONFINITE" else sound)
+        found = lambda rule: (whole if rule.id == "NONFINITE" else sound).found(rule.id)
         seen = [(rule, s) for rule in rules for s in (*rule.checks(history.about), *found(rule))]
     return _sorted(seen)
 
@@ -113,6 +114,22 @@ def diagnose(history: History, *, only: Sequence[str] | None = None) -> list[Fin
 def check(about: About) -> list[Finding]:
     """What can be said before the first step; part of :func:`diagnose`."""
     return _sorted([(rule, seen) for rule in RULES.values() for seen in rule.checks(about)])
+
+
+def unread(history: History) -> tuple[str, ...]:
+    """Ids of the rules that had nothing to read in this history, in the order of :data:`RULES`.
+
+    Their silence says nothing: the watched transformation is not made of adamx's links, no loss was passed, a step
+    takes several gradients, or there are no records yet. What a known method does not have (weight decay, moments that
+    are stored in fewer bits) needs no rule, and is not counted.
+    """
+    run, known = _Run(history), "parts" in history.about.method
+    missing = lambda rule: not all(any(map(run.reads, names)) for names in _READS[rule])
+    needless = {
+        "QERR": known and not history.about.method.get("codecs"),
+        "DECAY_ONLY": known and not any(history.about.method.get("decays", ())),
+    }
+    return tuple(rule for rule in RULES if missing(rule) and not needless.get(rule, False))
 
 
 def explain(rule: str) -> str:
@@ -220,9 +237,17 @@ class _Spikes(NamedTuple):
 
 @dataclass(frozen=True)
 class _Run:
-    """A history with what all rules ask of it. R records, L leaves."""
+    """A history with what all rules ask of it, and what they found in it. R records, L leaves."""
 
     history: History
+    known: "dict[str, tuple[_Seen, ...]]" = field(default_factory=dict)
+
+    def found(self, *rules: str) -> "list[_Seen]":
+        """What these rules find; each is asked once."""
+        for rule in rules:
+            if rule not in self.known:
+                self.known[rule] = tuple(RULES[rule].finds(self))
+        return [seen for rule in rules for seen in self.known[rule]]
 
     @property
     def about(self) -> About:
@@ -233,12 +258,27 @@ class _Run:
         return self.history.steps
 
     def of(self, name: str) -> np.ndarray | None:
-        """A statistic of leaves, [R, L], or None where there is not one number of it."""
+        """A statistic of leaves, [R, L], or None where there is not one number of it that can be judged."""
         x = self.history.leaf.get(name)
-        return x if x is not None and np.isfinite(x).any() else None
+        return x if x is not None and self.judges(name) and np.isfinite(x).any() else None
+
+    def judges(self, name: str) -> bool:
+        """Whether a statistic is what its rules take it for."""
+        return name not in PIECEMEAL or (self.number("pieces") or 1) <= 1
+
+    def reads(self, name: str) -> bool:
+        """Whether something is known of a statistic of leaves, of the whole tree or of the pulse, or of the method."""
+        tables = (self.history.leaf, self.history.whole, self.history.pulse)
+        known = any(name in table and not np.isnan(table[name]).all() for table in tables)
+        return (known and self.judges(name)) or name in self.about.method
 
     def number(self, name: str) -> float | None:
         return _number(self.about, name)
+
+    @property
+    def sigma(self) -> float:
+        """Deviations at which a step is a spike, as the watch was told."""
+        return self.number("spike") or T.SPIKE_SIGMA.value
 
     @property
     def long(self) -> float:
@@ -304,22 +344,43 @@ class _Run:
 
     @cached_property
     def converged(self) -> np.ndarray:
-        """[R]: so little loss is left, or so little gradient, that small steps are no fault."""
-        first = _median(self.grad[:FIRST], 0)
-        done = self.grad < T.CONVERGED_GRAD.value * first
-        loss = self.loss_at(self.steps)
-        return done | ((self.first_loss > 0) & (np.abs(loss) < T.CONVERGED_LOSS.value * self.first_loss))
+        """[R]: so little loss is left, or so little gradient, that small steps are no fault; and from then on.
+
+        A gradient that comes back from there, as Adam's does when its second moment has decayed, changes nothing while
+        the loss stays where it was.
+        """
+        first, loss = _median(self.grad[:FIRST], 0), self.loss_at(self.steps)
+        little = T.CONVERGED_LOSS.value * self.first_loss if self.first_loss > 0 else 0.0
+        done = (self.grad < T.CONVERGED_GRAD.value * first) | (np.abs(loss) < little)
+        lowest = np.fmin.accumulate(loss) if len(loss) else loss
+        stays = loss <= lowest + T.RELAPSE.value * np.abs(lowest) + little
+        row = np.arange(len(done))  # one batch without a gradient is not the end
+        lasts = row - np.maximum.accumulate(np.where(done, -1, row)) >= T.PERSIST.value if len(done) else done
+        return done | (np.logical_or.accumulate(lasts) & stays)
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """[R]: behind a divergence, whose gradients later ones are small against, and which leaves dead units."""
+        return self.steps >= min((seen.step for seen in self.found("LOSS_ROSE")), default=math.inf)
+
+    @cached_property
+    def idle(self) -> np.ndarray:
+        """[R]: where steps that are too small would be a fault: neither converged nor thrown back by a divergence."""
+        return ~self.converged & ~self.diverged
 
     def progresses(self, before: float) -> np.ndarray:
-        """[R]: whether the loss has halved within so many steps; the gradient's square, where no loss is known."""
+        """[R]: whether within so many steps the loss has halved, or the gradient's square while the loss did not rise.
+
+        A loss that ends above zero no longer halves when it is nearly there, but its gradient does.
+        """
         now, then = self.loss_at(self.steps), self.loss_at(self.steps - before)
         then = np.where(np.isnan(then), self.first_loss, then)
-        if not np.isfinite(now).any():
-            earlier = np.maximum(np.searchsorted(self.steps, self.steps - before, "right") - 1, 0)
-            rows = np.arange(len(self.steps))[:, None] - np.arange(SMOOTH_GRAD)
-            squares = _median(np.where(rows >= 0, self.grad[np.maximum(rows, 0)], np.nan), 1) ** 2
-            now, then = squares, squares[earlier]
-        return now < T.PROGRESS.value * then
+        earlier = np.maximum(np.searchsorted(self.steps, self.steps - before, "right") - 1, 0)
+        rows = np.arange(len(self.steps))[:, None] - np.arange(SMOOTH_GRAD)
+        squares = _median(np.where(rows >= 0, self.grad[np.maximum(rows, 0)], np.nan), 1) ** 2
+        calmer = squares < T.PROGRESS.value * squares[earlier]
+        rises = now > then + T.RELAPSE.value * np.abs(then)
+        return (now < T.PROGRESS.value * then) | (calmer & ~rises)
 
     def held(
         self, mask: np.ndarray, records: float = T.PERSIST.value, steps: float = 0, when: np.ndarray | None = None
@@ -416,6 +477,13 @@ def _seen(
 
 
 def _nonfinite(run: _Run) -> Iterator[_Seen]:
+    """What was not finite first; a loss besides, where that was before."""
+    tensors, loss = list(_nonfinite_tensors(run)), list(_nonfinite_loss(run))
+    yield from tensors
+    yield from (seen for seen in loss if not tensors or seen.step < tensors[0].step)
+
+
+def _nonfinite_tensors(run: _Run) -> Iterator[_Seen]:
     """The gradient alone is bad where a guard kept it out: no harm was done, and loss scaling does so by design."""
     kinds = {"bad_grad": "gradient", "bad_update": "update", "bad_param": "parameters"}
     tables = {kind: x for kind in kinds if (x := run.history.leaf.get(kind)) is not None and x.size}
@@ -433,14 +501,43 @@ def _nonfinite(run: _Run) -> Iterator[_Seen]:
         says = f"at step {step} numbers were not finite: {listed}; in {_some(leaves)}."
         yield _Seen("error" if harmed else "warning", leaves, step, found, says)
         return
-    for name, says in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
-        x = run.history.pulse.get(name)
-        # A loss that was not passed is NaN, so of it only infinity is certain.
-        at = np.zeros(0, bool) if x is None else np.isinf(x) | (np.isnan(x) & (name != "loss") & np.isfinite(x).any())
-        if at.any():
-            step = int(run.history.pulse_steps[at.argmax()])
-            yield _Seen("error", (), step, {"steps": float(at.sum())}, f"{says} was not finite at step {step}.")
-            return
+    x = run.history.pulse.get("grad_norm")
+    if x is not None and (at := ~np.isfinite(x) & np.isfinite(x).any() | np.isinf(x)).any():
+        yield _at_step(run, at, "the gradient's norm was")
+
+
+def _nonfinite_loss(run: _Run) -> Iterator[_Seen]:
+    loss, norm = run.history.pulse.get("loss"), run.history.pulse.get("grad_norm")
+    if loss is None:
+        return
+    at = np.isinf(loss) | _became_nan(loss)
+    if "loss_scaling" in run.about.method.get("parts", ()) and norm is not None:
+        at &= np.isfinite(norm)  # it takes both back
+    if at.any():
+        yield _at_step(run, at, "the loss was")._replace(
+            because="the loss as it was passed. Its gradient may be finite all the same: where a mean over nothing or a"
+            " logarithm of zero has none, or where the loss was no longer passed, which is recorded as NaN too.",
+            instead="compute the loss of that step's batch again, and look for its first term that is not finite.",
+        )
+
+
+def _became_nan(loss: np.ndarray) -> np.ndarray:
+    """Where a loss is NaN that was passed: a loss that was not is NaN too.
+
+    Behind so many losses in a row that they were passed every step, or behind fewer and NaN to the end.
+    """
+    known, row = np.isfinite(loss), np.arange(len(loss))
+    first = int(known.argmin()) if not known.all() else len(loss)
+    if 0 < first < len(loss) and not known[first:].any():
+        return np.isnan(loss) & (row >= first)
+    unbroken = np.diff(np.maximum.accumulate(np.where(known, -1, row)), prepend=-1)  # since the last that was not
+    return np.isnan(loss) & np.logical_or.accumulate(unbroken > FIRST)
+
+
+def _at_step(run: _Run, at: np.ndarray, what: str) -> _Seen:
+    step = int(run.history.pulse_steps[at.argmax()])
+    often = "" if at.sum() == 1 else f", and {int(at.sum())} times in all"
+    return _Seen("error", (), step, {"steps": float(at.sum())}, f"{what} not finite at step {step}{often}.")
 
 
 def _spikes(run: _Run) -> _Spikes:
@@ -451,12 +548,13 @@ def _spikes(run: _Run) -> _Spikes:
     x, score = (pulse.get(name) for name in (("loss", "loss_score") if by == "loss" else ("grad_norm", "grad_score")))
     if x is None or score is None:
         return _Spikes(np.zeros(0, np.int64), np.zeros(0), np.zeros(0), by)
-    rows = np.flatnonzero((score > T.SPIKE_SIGMA.value) & np.isfinite(x))[:MANY]
+    rows = np.flatnonzero((score > run.sigma) & np.isfinite(x))[:MANY]
     x = x.astype(np.float64) if by == "loss" else np.log(x.astype(np.float64))
     window = lambda at: np.where((at >= 0) & (at < len(x)), x[np.clip(at, 0, len(x) - 1)], np.nan)
     lasts = int(T.SPIKE_LASTS.value)
     after = window(rows[:, None] + np.arange(lasts))
-    mean = _median(window(rows[:, None] - np.arange(1, WINDOW + 1)), 1)
+    back = int(T.SPIKE_BEFORE.value)
+    mean = _median(window(rows[:, None] - np.arange(1, back + 1)), 1)
     # The deviation that the score was made with, since (x - mean) / deviation is what was recorded.
     spread = (x[rows] - mean) / score[rows]
     lasting = (np.isfinite(after).sum(1) == lasts) & (_median(after, 1) > mean + T.SPIKE_STAYS.value * spread)
@@ -469,7 +567,7 @@ def _spikes(run: _Run) -> _Spikes:
         times = np.exp(x[rows] - mean)
         large = times > T.SPIKE_GRAD.value
     keep = np.flatnonzero(lasting & large)
-    fresh = np.diff(rows[keep], prepend=-WINDOW - 1) > WINDOW  # what is still in its window is the same spike
+    fresh = np.diff(rows[keep], prepend=-back - 1) > back  # what is still in its window is the same spike
     return _Spikes(rows[keep][fresh], score[rows][keep][fresh], times[keep][fresh], by)
 
 
@@ -493,7 +591,7 @@ def _spike_score(run: _Run) -> Iterator[_Seen]:
     first = max(len(score) - int(T.SPIKE_WINDOW.value), 0)
     score, rows = score[first:], run.spikes.rows[run.spikes.rows >= first]
     scored = np.isfinite(score)
-    share = float((score[scored] > T.SPIKE_SIGMA.value).mean()) if scored.any() else 0.0
+    share = float((score[scored] > run.sigma).mean()) if scored.any() else 0.0
     if scored.sum() >= T.SPIKE_SCORED.value and len(rows) >= T.SPIKE_TIMES.value and share > T.SPIKE_SHARE.value:
         says = f"{share:.2%} of the last {scored.sum()} steps were spikes, in {len(rows)} places."
         step = int(run.history.pulse_steps[rows[0]])
@@ -501,17 +599,34 @@ def _spike_score(run: _Run) -> Iterator[_Seen]:
 
 
 def _loss_rose(run: _Run) -> Iterator[_Seen]:
+    """Medians are compared with the first losses' median; and with the very first, since a run may diverge in a step.
+
+    One batch may be lucky, so that what must be exceeded grows with the loss's scatter from step to step.
+    """
     loss, steps = run.history.pulse.get("loss"), run.history.pulse_steps
-    lasts = int(T.RISEN_STEPS.value)
-    if loss is None or len(loss) < lasts or steps[0] != 1 or not 0 < loss[0] < np.inf:
+    n = int(T.RISEN_STEPS.value)
+    if loss is None or len(loss) < n or steps[0] != 1 or not np.all((loss[:n] > 0) & (loss[:n] < np.inf)):
         return
-    first = float(loss[0])
-    high = np.where(np.isfinite(loss), loss, 0).astype(np.float64)
-    held = np.convolve(high > T.RISEN_TIMES.value * first, np.ones(lasts), "valid") > lasts - 0.5
-    if held.any():
-        step, worst = int(steps[held.argmax()]), float(high.max())
-        says = f"the loss began at {first:.3g}, and from step {step} on was {worst / first:.3g} times as large or less."
-        yield _Seen("warning", (), step, {"first": first, "highest": worst}, says)
+    loss = loss.astype(np.float64)
+    logs = np.log(np.where((loss > 0) & np.isfinite(loss), loss, np.nan))
+    # The median magnitude of a difference of two normal numbers is 0.954 of their deviation.
+    scatter = float(_median(np.abs(np.diff(logs)), 0)) / 0.954
+    medians = _median(np.lib.stride_tricks.sliding_window_view(np.where(np.isfinite(loss), loss, np.nan), n), 1)
+    for first, share in ((float(np.median(loss[:n])), 2 / math.sqrt(n)), (float(loss[0]), 1.0)):
+        least = first * T.RISEN_TIMES.value * math.exp(share * T.RISEN_SCATTER.value * scatter)
+        high = medians > least
+        if high.any():
+            begun = int(high.argmax())
+            begun += int((loss[begun : begun + n] > least).argmax())
+            known = np.where(np.isfinite(loss), loss, -np.inf)
+            peak, now = int(known.argmax()), float(_median(loss[-n:], 0))
+            says = (
+                f"the loss began at {first:.3g}, rose from step {int(steps[begun])} on to {loss[peak]:.3g} at step"
+                f" {int(steps[peak])}, and is {now:.3g} now."
+            )
+            numbers = {"first": first, "highest": loss[peak], "peak": float(steps[peak]), "now": now}
+            yield _Seen("warning", (), int(steps[begun]), numbers, says)
+            return
 
 
 def _stale_v(run: _Run) -> Iterator[_Seen]:
@@ -548,12 +663,12 @@ def _v_coasting(run: _Run) -> Iterator[_Seen]:
     memory = 1 / (1 - b2) if b2 is not None and b2 < 1 else math.inf
     span = min(max(memory, T.FEWEST_STEPS.value), run.long)
     small = (surprise > 0) & (surprise < T.COASTING_SURPRISE.value)  # 0 is a leaf without a gradient: DEAD_LEAF
-    calm = (coasting > T.COASTING_SHARE.value) & small & ~run.converged[:, None]
+    calm = (coasting > T.COASTING_SHARE.value) & small & run.idle[:, None]
     held = run.held(calm, T.PERSIST_LONG.value, span, ~run.progresses(span))
-    if not len(run.loss[0]) and run.sizes[held.fired].sum() < T.MOST_LEAVES.value * run.sizes.sum():
-        return  # without a loss, one leaf may have learned all it can
-    if held:
-        times = float(1 / surprise[held.sure, np.arange(surprise.shape[1])][held.fired].min())
+    # One leaf may have learned all it can; without a loss nothing says whether the others have more to learn.
+    share = T.COASTING_LEAVES.value if len(run.loss[0]) else T.MOST_LEAVES.value
+    if held and run.sizes[held.fired].sum() >= share * run.sizes.sum():
+        times = float(1 / surprise[held.sure, np.arange(surprise.shape[1])][held.fired].max())
         says = (
             "the gradients of {leaves} have been {times:.3g} times or more below the root of the second moment since"
             " step {step}; it only decays, and steps are as many times too small."
@@ -606,7 +721,7 @@ def _eps_dominant(run: _Run) -> Iterator[_Seen]:
     share = _of_those_with_gradient(run, tenth)
     begin = max(math.ceil(T.WARM_UP.value * len(size)), int(T.PERSIST.value))
     vanished = size < T.EPS_VANISHED.value * _median(np.where(np.isfinite(size), size, np.nan)[:begin], 0)
-    above = (share > T.EPS_SHARE.value) & ~vanished & (run.live & ~run.converged)[:, None]
+    above = (share > T.EPS_SHARE.value) & ~vanished & (run.live & run.idle)[:, None]
     held = run.held(above)
     if _eps_at_first(run):  # EPS_LARGE says it
         return
@@ -692,9 +807,9 @@ def _update_ratio(run: _Run) -> Iterator[_Seen]:
     held = run.held(high & most[:, None], when=~run.progresses(run.long))
     yield from _seen(run, held, ratio, "update_ratio", says)
     cosine = run.of("momentum_cosine")
-    if cosine is None:
+    if cosine is None or run.found("V_COASTING", "EPS_DOMINANT", "EPS_LARGE"):  # they name why steps are small
         return
-    low = (ratio < T.RATIO_LOW.value) & (cosine > T.RATIO_AGREES.value) & (run.live & ~run.converged)[:, None]
+    low = (ratio < T.RATIO_LOW.value) & (cosine > T.RATIO_AGREES.value) & (run.live & run.idle)[:, None]
     low = run.held(low, T.PERSIST_LONG.value, when=~run.progresses(run.long))
     says = (
         "each step changes {leaves} by as little as {worst:.2g} of their norm, from step {step} on, while gradients"
@@ -702,8 +817,8 @@ def _update_ratio(run: _Run) -> Iterator[_Seen]:
     )
     for seen in _seen(run, low, ratio, "update_ratio", says, least=True):
         yield seen._replace(
-            because="the learning rate is too low for these leaves, or eps or an old second moment shrinks them.",
-            instead="raise the learning rate tenfold, unless V_COASTING or EPS_DOMINANT stands beside this.",
+            because="the learning rate is too low for these leaves.",
+            instead="raise the learning rate tenfold.",
         )
 
 
@@ -719,9 +834,9 @@ def _direction_rms(run: _Run) -> Iterator[_Seen]:
         "the direction's root mean square is {worst:.3g} in most leaves from step {step} on; noise gives {noise:.3g}."
     )
     yield from _whole(run, held, middle, "direction_rms", says, noise=noise)
-    if any(True for rule in (_v_coasting, _eps_dominant, _eps_large) for _ in rule(run)):
+    if run.found("V_COASTING", "EPS_DOMINANT", "EPS_LARGE"):
         return  # they name the reason of a short direction
-    short = (middle < T.DIRECTION_LOW.value * noise) & run.live & ~run.converged
+    short = (middle < T.DIRECTION_LOW.value * noise) & run.live & run.idle
     held = run.held(short, T.PERSIST_LONG.value, run.long, ~run.progresses(run.long))
     for seen in _whole(run, held, middle, "direction_rms", says, noise=noise):
         yield seen._replace(
@@ -753,10 +868,17 @@ def _bimodal(run: _Run) -> Iterator[_Seen]:
 
 
 def _momentum_fight(run: _Run) -> Iterator[_Seen]:
+    """A note: many runs that learn do so at the edge of stability; a warning where the loss rises meanwhile."""
     middle = _of_matrices(run, run.of("momentum_cosine"))
-    held = run.held((middle < T.FIGHT_COSINE.value) & run.live & ~run.converged, T.FIGHT_RECORDS.value)
+    fights = (middle < T.FIGHT_COSINE.value) & run.live & ~run.converged
+    loss = run.loss_at(run.steps)
+    lowest = np.fmin.accumulate(loss) if len(loss) else loss
+    hold = lambda when: run.held(fights, T.PERSIST_LONG.value, T.FEWEST_STEPS.value, when)
+    rises = hold(loss > T.FIGHT_RISE.value * np.abs(lowest))
+    held = rises or hold(~run.progresses(run.long))
     says = "gradients point against the mean of those before them, with a cosine of {worst:.2f}, from step {step} on."
-    yield from _whole(run, held, middle, "momentum_cosine", says)
+    for seen in _whole(run, held, middle, "momentum_cosine", says):
+        yield seen if rises else seen._replace(severity="note")
 
 
 def _imbalance(run: _Run) -> Iterator[_Seen]:
@@ -804,7 +926,7 @@ def _bf16_stall_static(about: About) -> Iterator[_Seen]:
     rate, b1 = _number(about, "learning_rate"), _number(about, "b1")
     if rate is None or b1 is None or not 0 <= b1 < 1:
         return
-    noise = math.sqrt((1 - b1) / (1 + b1))
+    noise = math.sqrt((1 - b1) / (1 + b1) / max(_number(about, "pieces") or 1, 1))  # a mean of several is smaller
     found = []
     for leaf in about.leaves:
         step = _survives(about, leaf.dtype)
@@ -904,7 +1026,7 @@ def _decay_only(run: _Run) -> Iterator[_Seen]:
 def _sparse_leaf(run: _Run) -> Iterator[_Seen]:
     zero = run.of("zero_grad")
     if zero is not None:
-        sparse = (zero > T.SPARSE_SHARE.value) & (zero < 1) & run.matrices
+        sparse = (zero > T.SPARSE_SHARE.value) & (zero < 1) & run.matrices & ~run.diverged[:, None]
         says = "{worst:.1%} of the gradient of {leaves} is zero in every record from step {step} on."
         held = run.held(sparse, T.PERSIST_LONG.value, T.FEWEST_STEPS.value)
         yield from _seen(run, held, zero, "zero_grad", says, severity="note")
@@ -949,6 +1071,32 @@ _FINDS: dict[str, Callable[[_Run], Iterable[_Seen]]] = {
     "DECAY_ONLY": _decay_only,
     "SPARSE_LEAF": _sparse_leaf,
     "IMBALANCE": _imbalance,
+}
+_SCORES, _ADAM = ("loss_score", "grad_score"), (("direction_rms",), ("signal_to_noise",))
+_READS: dict[str, tuple[tuple[str, ...], ...]] = {  # of each tuple one statistic, or something known of the method
+    "NONFINITE": (("bad_grad", "bad_update", "bad_param", "grad_norm", "loss"),),
+    "SPIKE": (_SCORES,),
+    "SPIKE_SCORE": (_SCORES,),
+    "LOSS_ROSE": (("loss",),),
+    "STALE_V": (("surprise_before",), _SCORES),
+    "V_COASTING": (("coasting",), ("surprise",)),
+    "EPS_DOMINANT": (("eps_tenth",), ("grad_rms",)),
+    "EPS_LARGE": (("eps_half", "eps"),),
+    "UPDATE_RATIO": (("update_ratio",),),
+    "DIRECTION_RMS": (("surprise",), *_ADAM),
+    "BIMODAL": (("saturated",), ("update_cosine",), *_ADAM),
+    "MOMENTUM_FIGHT": (("momentum_cosine",),),
+    "BF16_STALL": (("stalled",),),
+    "V_FROZEN": (("nu_stale",),),
+    "V_UNDERFLOW": (("nu_zero",),),
+    "QERR": (("direction_error",),),
+    "CLIP_ALWAYS": (("clip",),),
+    "CLIP_NEVER": (("clip",),),
+    "DEAD_LEAF": (("grad_max",),),
+    "DECAY_ONLY": (("grad_max",), ("decay_share",)),
+    "SPARSE_LEAF": (("zero_grad",),),
+    "IMBALANCE": (("update_ratio",),),
+    "DECAY_ON_NORMS": (("parts",),),
 }
 _NOTHING = lambda of: ()
 RULES: Mapping[str, Rule] = MappingProxyType(

@@ -76,9 +76,38 @@ class History:
     spread_steps: np.ndarray
     spread: Mapping[str, np.ndarray]
 
+    @property
+    def begin(self) -> int:
+        """The first step of any table; 0 if there is none."""
+        return min((int(s[0]) for s in (self.steps, self.pulse_steps, self.spread_steps) if len(s)), default=0)
+
+    @property
+    def end(self) -> int:
+        """The last step of any table; 0 if there is none."""
+        return max((int(s[-1]) for s in (self.steps, self.pulse_steps, self.spread_steps) if len(s)), default=0)
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What keeps the doctor's rules from reading it, in words."""
+        if not len(self.steps):
+            return ("there are no records",)
+        found = []
+        if "parts" not in self.about.method:
+            found.append("the watched transformation is not made of adamx's links")
+        if not any("loss" in table and not np.isnan(table["loss"]).all() for table in (self.whole, self.pulse)):
+            found.append("no loss was passed to update(..., loss=...)")
+        return tuple(found) or ("what they read was not recorded",)
+
     def after(self, record: int, pulse: int, spread: int) -> "History":
         """The part of it behind these steps."""
-        r, f, d = self.steps > record, self.pulse_steps > pulse, self.spread_steps > spread
+        return self._rows(self.steps > record, self.pulse_steps > pulse, self.spread_steps > spread)
+
+    def between(self, first: int, last: int) -> "History":
+        """The part of it from one step to another, both included."""
+        inside = lambda steps: (steps >= first) & (steps <= last)
+        return self._rows(inside(self.steps), inside(self.pulse_steps), inside(self.spread_steps))
+
+    def _rows(self, r: np.ndarray, f: np.ndarray, d: np.ndarray) -> "History":
         of = lambda table, rows: {name: x[rows] for name, x in table.items()}
         return History(
             self.about, self.steps[r], of(self.whole, r), of(self.leaf, r), self.pulse_steps[f], of(self.pulse, f),

@@ -101,7 +101,7 @@ class Live:
           history: as it was drained; the longer it is, the farther the lines look back.
           findings: objects with severity, id, step, says, and `leaves` or `leaf`.
         """
-        frame = Frame(history, tuple(findings), self._total, self._speed(_last_step(history)))
+        frame = Frame(history, tuple(findings), self._total, self._speed(history.end))
         if self._closed:
             return
         if self._live is not None:
@@ -203,7 +203,7 @@ class Frame:
         yield from self._found(width, options.ascii_only)
 
     def _progress(self, of: str) -> str:
-        step = _last_step(self.history)
+        step = self.history.end
         if not self.total:
             return f"step {step:,}"
         share = f"  {step / self.total:.0%}" if of.strip() != of else ""
@@ -214,7 +214,7 @@ class Frame:
             return []
         words = [f"{number(self.speed, 3)} steps/s"]
         if self.total:
-            words.append(f"{duration(max(self.total - _last_step(self.history), 0) / self.speed)} left")
+            words.append(f"{duration(max(self.total - self.history.end, 0) / self.speed)} left")
         return words
 
     def _pulses(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -429,7 +429,3 @@ def _where(finding: Any) -> str:
     if not leaves or not leaves[0]:
         return ""
     return f"{leaves[0]} +{len(leaves) - 1}" if len(leaves) > 1 else str(leaves[0])
-
-
-def _last_step(history: History) -> int:
-    return max((int(steps[-1]) for steps in (history.steps, history.pulse_steps) if len(steps)), default=0)

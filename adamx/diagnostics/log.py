@@ -65,6 +65,9 @@ class Log:
       path: a directory; it is made if there is none, and continued if it holds a log.
       notes: what else is worth keeping, such as {"name": "lr 3e-4"}; anything that JSON can say. Added to the notes
         that the log has.
+      resume: whether the run was restored from a checkpoint that may be older than the log's end. The steps that were
+        logged behind it, and that the run takes anew, are dropped, with a warning. Otherwise a log that has steps
+        takes those that follow, also if they come with the last ones again, and refuses another run's.
 
     Raises:
       ValueError: if path is a file, holds no log of this format, or notes are not JSON.
@@ -80,7 +83,7 @@ class Log:
     (['000001.npz', 'meta.json'], [1, 2], {'name': 'first'})
     """
 
-    def __init__(self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None):
+    def __init__(self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None, *, resume: bool = False):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"a log is a directory, but {self.path} is a file; name another.")
@@ -91,6 +94,7 @@ class Log:
         self._about: About | None = None
         self._number, self._last = 0, (0, 0, 0)
         self._mark: tuple[str, int, bytes] | None = None
+        self._any_run = resume  # else the first append must go on from what the log has
         if (self.path / "meta.json").exists() or _numbers(self.path):
             self._resume()
 
@@ -99,21 +103,27 @@ class Log:
 
         What is behind the last step written is new. Where history has steps that the log has too, and with other
         numbers, the run went back to an earlier step: then everything from the first such step on is written, and
-        stands instead of what was there.
+        stands instead of what was there; a warning names the steps that are dropped.
 
         Args:
           history: of the same leaves as what was appended before; it may overlap that.
 
         Raises:
-          ValueError: if it is of other leaves, or another process has written to this log.
+          ValueError: if it is of other leaves, another process has written to this log, or it is the first append to a
+            log that has steps, does not go on from its last step, and `resume` was not said.
           OSError: if the disk does not take it. The log is then as it was before.
         """
         if self._about is not None:
             _check_leaves(self.path, self._about, history.about)
         back_to = None if self._follows(history) else _parting(read(self.path), history)
+        end = max(self._last)
+        if not self._any_run and history.end:
+            if back_to is not None or history.end < end:
+                raise ValueError(_other_run(self.path, end, history, back_to))
+            self._any_run = True
         last = self._last if back_to is None else tuple(min(step, back_to - 1) for step in self._last)
         new = history.after(*last)
-        if not any(len(getattr(new, steps)) for steps in _TABLES):
+        if not new.end:
             return
         path = self.path / _name(self._number + 1)
         if path.exists():
@@ -125,6 +135,9 @@ class Log:
         _write(path, new, {"last": reached, "back_to": back_to, "gaps": _gaps(new, last)})
         self._number += 1
         self._last, self._mark = reached, _mark(new) or self._mark
+        if back_to is not None and back_to <= end:
+            dropped = f"what was logged of steps {back_to} to {end} is dropped"
+            warnings.warn(f"{self.path}: the run went back to step {back_to - 1}; {dropped}.", stacklevel=2)
 
     def _resume(self) -> None:
         meta = _read_meta(self.path)
@@ -459,8 +472,8 @@ def _parting(stands: History, history: History) -> int | None:
             for name in one.keys() & two.keys():
                 same = _bits(one[name][i]) == _bits(two[name][j])
                 parting += common[~same.all(tuple(range(1, same.ndim)))][:1].tolist()
-    if not met and _end(history) < _end(stands):
-        return int(min(getattr(history, steps)[0] for steps in _TABLES if len(getattr(history, steps))))
+    if not met and history.end < stands.end:
+        return history.begin
     return min(parting, default=None)
 
 
@@ -468,8 +481,13 @@ def _bits(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x, np.float32).view(np.int32)
 
 
-def _end(history: History) -> int:
-    return max(_final(getattr(history, steps), 0) for steps in _TABLES)
+def _other_run(path: Path, end: int, history: History, back_to: int | None) -> str:
+    what = "ends before that" if back_to is None else f"differs from step {back_to} on"
+    return (
+        f"{path} is logged to step {end}, but this run, of which steps {history.begin} to {history.end} were given,"
+        f" {what}; give another run a directory of its own, or, if it was restored from a checkpoint, say Log(...,"
+        " resume=True), which drops the steps behind the checkpoint."
+    )
 
 
 def _check_leaves(path: Path, ours: About, theirs: About) -> None:

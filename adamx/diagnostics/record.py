@@ -14,15 +14,13 @@ from jaxtyping import Array, Float32, Int32, PyTree, UInt8
 from adamx.diagnostics import stats
 from adamx.diagnostics.history import About, History, Leaf
 from adamx.diagnostics.metrics import EDGES, LEAF, PULSE, WHOLE
+from adamx.diagnostics.thresholds import SPIKE_BEFORE, SPIKE_SIGMA
 from adamx.ground import numerics, tree
 from adamx.ground.hyper import Derived, above_zero, whole
 from adamx.ground.transform import State, Transformation, check_transformation
 
-# Steps whose loss and gradient norm a score compares a new one with, and how many of them there must be; the window
-# and the 6 deviations at which a step is a spike are those of OLMo-core's, MaxText's and Levanter's defaults.
-WINDOW = 128
-FEWEST = 64
-SPIKE = 6.0
+WINDOW, SPIKE = int(SPIKE_BEFORE.value), SPIKE_SIGMA.value
+FEWEST = 64  # steps of the window that there must be for a score
 LEAST_SPREAD = 1e-3  # of the loss, and of the norm's logarithm: what the deviation counts as at least
 PULSES, SPREADS, BINS = 512, 32, 16  # lengths of ring buffers; edges of a distribution
 RECORDED = tuple(name for name in WHOLE if name not in PULSE)
@@ -299,7 +297,7 @@ def _method(parts: Sequence[Any], params: PyTree, mine: list[int]) -> dict[str, 
 def _pulse(grads: PyTree, extra: Mapping[str, Any], state: WatchState, spike: float) -> tuple[Array, Array]:
     """What is recorded every step, in the order of `PULSE`; and whether it leaps."""
     given = next((extra[name] for name in ("loss", "value") if extra.get(name) is not None), None)
-    if np.size(given) != 1:
+    if given is not None and np.size(given) != 1:
         raise ValueError(f"the loss must be one number, but has shape {np.shape(given)}; pass its mean.")
     loss = jnp.full((), jnp.nan, jnp.float32) if given is None else _mean(jnp.asarray(given, jnp.float32).reshape(()))
     trained = [x for x in tree.flatten(grads)[0] if _is_trained(x)]

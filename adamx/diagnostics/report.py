@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adamx.diagnostics import metrics
+from adamx.diagnostics import thresholds as T  # noqa: N812 (a table of names)
 from adamx.diagnostics.history import History
 
-SPIKE = 6.0  # deviations; the rule of OLMo-core and MaxText, over 128 steps
 AROUND = 16  # steps around a spike that the microscope shows
 
 # What a page holds at most, in numbers; beyond it records are left out, and the page says so. 15.4 million cells are
@@ -72,6 +72,7 @@ def write(
     findings: Iterable[Any] = (),
     title: str = "",
     others: Mapping[str, History] | None = None,
+    unread: Iterable[str] = (),
 ) -> None:
     """Write the report of a run.
 
@@ -86,6 +87,8 @@ def write(
         severity are needed.
       title: heads the page.
       others: runs to compare with, by name.
+      unread: ids of the doctor's rules that had nothing to read, as `doctor.unread(history)` gives them; the page says
+        so beside the findings.
 
     Raises:
       ValueError: if a severity is none of the three, or an array's shape is not what :class:`History` says.
@@ -101,9 +104,12 @@ def write(
         "title": title,
         "metrics": {m.name: m._asdict() for m in metrics.LEAF.values()},
         "edges": {name: list(edges) for name, edges in metrics.EDGES.items()},
-        "spike": SPIKE,
+        "deviations": T.SPIKE_SIGMA.unit.partition(",")[0],
         "around": AROUND,
         "findings": found,
+        "unread": [str(name) for name in unread],
+        "rules": len(T.WORDS),
+        "because": " and ".join(history.lacks),
         "runs": coded,
     }
     target = Path(path)
@@ -240,6 +246,7 @@ def _run(name: str, run: History, rows: np.ndarray, near: list[int], spreads: bo
         "name": name,
         "leaves": [[leaf.name, list(leaf.shape), leaf.dtype] for leaf in about.leaves],
         "every": about.every,
+        "spike": _spike(run),
         "method": _plain(dict(about.method)),
         "steps": _steps(run.steps[rows]),
         "whole": {key: _floats(x[rows]) for key, x in run.whole.items()},
@@ -251,10 +258,15 @@ def _run(name: str, run: History, rows: np.ndarray, near: list[int], spreads: bo
     }
 
 
+def _spike(run: History) -> float:
+    """Deviations from which on a step was a spike: what was said to `watch`."""
+    return float(run.about.method.get("spike", T.SPIKE_SIGMA.value))
+
+
 def _spikes(run: History) -> list[int]:
-    """Steps at which a score is above SPIKE."""
+    """Steps at which a score is above that."""
     scores = [run.pulse[key] for key in ("loss_score", "grad_score") if key in run.pulse]
-    return run.pulse_steps[np.any([x > SPIKE for x in scores], axis=0)].tolist() if scores else []
+    return run.pulse_steps[np.any([x > _spike(run) for x in scores], axis=0)].tolist() if scores else []
 
 
 def _thinned(steps: np.ndarray, most: int, near: Iterable[int]) -> np.ndarray:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from adamx.diagnostics import stats
+
 
 class Threshold(NamedTuple):
     """A number that a rule compares with.
@@ -57,8 +59,11 @@ def _number(name: str, value: float, unit: str, source: str) -> Threshold:
 
 
 STABLE_ADAMW = "Wortsman et al., Stable and low-precision training, NeurIPS 2023 (arXiv:2304.13013)"
-PROXIES = "Wortsman et al., Small-scale proxies for large-scale instabilities, ICLR 2024 (arXiv:2309.14322)"
-EXPONENTS = "Everett et al., Scaling exponents across parameterizations, ICML 2024 (arXiv:2407.05872)"
+PROXIES = (
+    "Wortsman et al., Small-scale proxies for large-scale Transformer training instabilities, ICLR 2024"
+    " (arXiv:2309.14322)"
+)
+EXPONENTS = "Everett et al., Scaling exponents across parameterizations and optimizers, ICML 2024 (arXiv:2407.05872)"
 MOLYBOG = "Molybog et al., A theory on Adam instability, 2023 (arXiv:2304.09871)"
 BAI = "Bai et al., Adaptive preconditioners trigger loss spikes in Adam, 2025 (arXiv:2506.04805)"
 KARPATHY = "Karpathy, CS231n notes, Neural networks 3: ratio of weights to updates"
@@ -92,14 +97,27 @@ CONVERGED_GRAD = _number(
     "CONVERGED_GRAD", 1e-4, "of the first gradient norm", "own; of a quadratic loss, it is a loss of 1e-8 of the first"
 )
 PROGRESS = _number(
-    "PROGRESS", 0.5, "of the loss before", "own; a loss that halves within a rule's window needs no doctor"
+    "PROGRESS",
+    0.5,
+    "of the loss before, or of the gradient's square where the loss has not risen",
+    "own; what halves within a rule's window needs no doctor, and a loss that nears its floor halves its gradient only",
+)
+RELAPSE = _number(
+    "RELAPSE",
+    0.1,
+    "of the loss, above what it was",
+    "own; a converged loss that has risen by more is no longer that. Seen healthy: 0.001, where the gradient came back"
+    " from 1e-6 to 0.03 of the first since the second moment had decayed",
 )
 LONG_RUN = _number("LONG_RUN", 1 / 3, "share of the steps so far", "own; how long a stretch of a short run must be")
 FEWEST_STEPS = _number("FEWEST_STEPS", 100, "steps", "own; what is shorter may pass by itself")
 
 # Every step
 
-SPIKE_SIGMA = _number("SPIKE_SIGMA", 6.0, "deviations above the mean of 128 steps", WINDOW)
+SPIKE_SIGMA = _number(
+    "SPIKE_SIGMA", 6.0, "deviations above the mean of 128 steps, where watch(spike=...) is not another", WINDOW
+)
+SPIKE_BEFORE = _number("SPIKE_BEFORE", 128, "steps that a new one is compared with", WINDOW)
 SPIKE_LASTS = _number(
     "SPIKE_LASTS",
     8,
@@ -126,7 +144,13 @@ SPIKE_SCORED = _number("SPIKE_SCORED", 1000, "steps", "own; fewer say nothing of
 SPIKE_TIMES = _number("SPIKE_TIMES", 3, "spikes", "own; what happened twice is no habit")
 
 RISEN_TIMES = _number("RISEN_TIMES", 3.0, "times the first loss", "own; runs that learn stay below their first loss")
-RISEN_STEPS = _number("RISEN_STEPS", 8, "steps in a row", "own; as long as a spike must last")
+RISEN_STEPS = _number("RISEN_STEPS", 8, "steps whose median stands for one", "own; as long as a spike must last")
+RISEN_SCATTER = _number(
+    "RISEN_SCATTER",
+    4.0,
+    "deviations of the loss's logarithm from step to step, besides",
+    "own; the first batch may be a lucky one. Seen healthy, with batches of one: a median 28 times the first loss",
+)
 
 STALE_SURPRISE = _number(
     "STALE_SURPRISE",
@@ -145,13 +169,24 @@ STALE_BEFORE = _number(
 
 # Second moments
 
-COASTING_SHARE = _number("COASTING_SHARE", 0.5, "of a leaf's numbers", f"effect: {BAI}; number own")
+COASTING_SHARE = _number(
+    "COASTING_SHARE",
+    0.5,
+    f"of a leaf's numbers, whose squared gradient is below {stats.COASTING:g} of the second moment",
+    f"effect: {BAI}; numbers own",
+)
 COASTING_SURPRISE = _number(
     "COASTING_SURPRISE",
     0.1,
     "root mean square of gradient over second moment",
     "own: steps are ten times too small. Gradients with heavy tails coast for most numbers at any time, but their mean"
     " square is v. Seen healthy for so long: 0.17, by a full batch whose gradient shrinks with its loss",
+)
+COASTING_LEAVES = _number(
+    "COASTING_LEAVES",
+    0.05,
+    "of all parameters",
+    "own; seen healthy: 0.03, the last layer of a perceptron on a whole batch, which had found its mean",
 )
 EPS_SHARE = _number(
     "EPS_SHARE",
@@ -250,8 +285,8 @@ DIRECTION_LOW = _number(
 SATURATED_SHARE = _number(
     "SATURATED_SHARE",
     0.1,
-    "of a leaf's numbers",
-    f"effect: {MOLYBOG}; number own. Seen healthy: 0.05; noise reads 1e-4",
+    f"of a leaf's numbers, whose direction is beyond {stats.SATURATED:g}",
+    f"effect: {MOLYBOG}; numbers own. Seen healthy: 0.05; noise reads 1e-4",
 )
 SATURATED_COSINE = _number("SATURATED_COSINE", 0.25, "of sqrt(1 - b1^2), what noise reads", f"{MOLYBOG}; number own")
 FIGHT_COSINE = _number(
@@ -261,7 +296,12 @@ FIGHT_COSINE = _number(
     f"effect: curvature above 2 / learning rate, {BAI}; number own, and of the median since single leaves read -0.6 in"
     " healthy runs",
 )
-FIGHT_RECORDS = _number("FIGHT_RECORDS", 5, "records in a row", "own")
+FIGHT_RISE = _number(
+    "FIGHT_RISE",
+    2.0,
+    "times the lowest loss before",
+    "own; below it, it is a note: runs learn at the edge of stability, and read -0.4 for a thousand steps",
+)
 IMBALANCE_RATIO = _number("IMBALANCE_RATIO", 30.0, "times, largest over smallest of a role", "own")
 IMBALANCE_LEAVES = _number("IMBALANCE_LEAVES", 3, "leaves of a role", "own; two leaves have no depth")
 
@@ -304,13 +344,13 @@ THRESHOLDS: Mapping[str, Threshold] = MappingProxyType(_MADE)
 # Words
 
 _PERSIST, _LIVE = (PERSIST,), (WARM_UP, PEAK, LOW_RATE)
-_UNFINISHED = (CONVERGED_LOSS, CONVERGED_GRAD)
+_UNFINISHED = (CONVERGED_LOSS, CONVERGED_GRAD, RELAPSE)
 _IDLE = (*_UNFINISHED, PROGRESS, LONG_RUN, FEWEST_STEPS)
-_SPIKES = (SPIKE_SIGMA, SPIKE_LASTS, SPIKE_STAYS, SPIKE_RISE, SPIKE_GRAD, CONVERGED_LOSS)
+_SPIKES = (SPIKE_SIGMA, SPIKE_BEFORE, SPIKE_LASTS, SPIKE_STAYS, SPIKE_RISE, SPIKE_GRAD, CONVERGED_LOSS)
 
 _WORDS = {
     "NONFINITE": Words(
-        summary="infinity or NaN in gradients, updates or parameters",
+        summary="infinity or NaN in gradients, updates, parameters or the loss",
         thresholds=(),
         cause=(
             "a number overflowed, or something was divided by zero or had its logarithm or root taken; one"
@@ -348,11 +388,12 @@ _WORDS = {
     ),
     "LOSS_ROSE": Words(
         summary="a loss that stays far above the one it began with",
-        thresholds=(RISEN_TIMES, RISEN_STEPS),
+        thresholds=(RISEN_TIMES, RISEN_STEPS, RISEN_SCATTER),
         cause="the steps were too long for the curvature: parameters went where the network is worse than untrained.",
         advice="lower the learning rate tenfold, or let it rise slowly over the first hundreds of steps.",
         does_not_mean="that the run cannot recover; what it learns from there is mostly less.",
-        source="own; the sign of divergence that learning rate range tests stop at (Smith 2017, arXiv:1506.01186)",
+        source="own; the sign of divergence that learning rate range tests stop at (Smith, Cyclical learning rates"
+        " for training neural networks, WACV 2017, arXiv:1506.01186)",
     ),
     "STALE_V": Words(
         summary="gradients far above what the second moment expected, shortly before a spike",
@@ -367,13 +408,16 @@ _WORDS = {
     ),
     "V_COASTING": Words(
         summary="gradients so much smaller than the second moment that it only decays, for as long as it remembers",
-        thresholds=(COASTING_SHARE, COASTING_SURPRISE, MOST_LEAVES, PERSIST_LONG, *_IDLE),
+        thresholds=(COASTING_SHARE, COASTING_SURPRISE, COASTING_LEAVES, MOST_LEAVES, PERSIST_LONG, *_IDLE),
         cause=(
             "the gradients shrank, and the second moment still remembers the larger ones: steps are too small"
             " until it has decayed, and a spike may follow when it has."
         ),
         advice="lower b2, so that 1 / (1 - b2) steps are fewer than the gradients took to shrink.",
-        does_not_mean="that training has converged: it is silent then, and while the loss still halves.",
+        does_not_mean=(
+            "that training has converged: it is silent then, while the loss or the gradient still halves, and behind"
+            " LOSS_ROSE, whose gradients any later ones are smaller than."
+        ),
         source=BAI,
     ),
     "EPS_DOMINANT": Words(
@@ -434,11 +478,14 @@ _WORDS = {
         source=MOLYBOG,
     ),
     "MOMENTUM_FIGHT": Words(
-        summary="gradients that point against the mean of those before them, in most matrices",
-        thresholds=(FIGHT_COSINE, FIGHT_RECORDS, *_LIVE, *_UNFINISHED),
+        summary="gradients that point against the mean of those before them, in most matrices, while the loss stalls",
+        thresholds=(FIGHT_COSINE, FIGHT_RISE, PERSIST_LONG, *_LIVE, *_IDLE),
         cause="steps jump over the valley and back: the curvature along them is above what the learning rate allows.",
         advice="lower the learning rate by half.",
-        does_not_mean="that the loss will rise: training at the edge of stability may go on so.",
+        does_not_mean=(
+            "that the loss will rise: training at the edge of stability may go on so, hence a note. It is a warning"
+            " where the loss does rise."
+        ),
         source=BAI,
     ),
     "BF16_STALL": Words(
@@ -453,7 +500,10 @@ _WORDS = {
             " codecs.stochastic()."
         ),
         does_not_mean="that nothing is learned: what is near zero still moves.",
-        source="Hugging Face blog 3386 and pytorch/ao issue 1124 for the effect; shares own",
+        source=(
+            "Zamirai et al., Revisiting BFloat16 training, 2020 (arXiv:2010.06192), and pytorch/ao pull request 1124"
+            " for the effect; shares own"
+        ),
     ),
     "V_FROZEN": Words(
         summary="a second moment that its storage cannot change",
@@ -464,7 +514,7 @@ _WORDS = {
         ),
         advice="keep it as codecs.bfloat16(stochastic=True), by blocks or in float32, or lower b2 to 0.99.",
         does_not_mean="that codecs by blocks are affected: their numbers fall with their block's largest.",
-        source="exact; Topollai, 2026 (arXiv:2603.16731) on the staleness of stored moments",
+        source="exact; Topollai & Choromanska, 2026 (arXiv:2603.16731) on the staleness of stored moments",
     ),
     "V_UNDERFLOW": Words(
         summary="second moments stored as zero that are not",

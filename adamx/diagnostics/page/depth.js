@@ -82,12 +82,14 @@ panel({
       }
       items.push({ colour, dash, text: role, width: mine ? 4 : 2 });
     });
-    const log = scale === "log" && all.some((v) => v > 0);
+    const log = scale === "log" && all.some((v) => v > 0),
+      layers = shown.flatMap((r) => r.members.map((m) => m.layer)),
+      [least, deepest] = [Math.min(...layers), Math.max(...layers)];
     const chart = slot(el, "chart");
     await plot(chart, traces, {
       height: 400,
       hovermode: "closest",
-      xaxis: axis({ title: "layer", tickformat: "d", nticks: 13 }),
+      xaxis: axis({ title: "layer", tickformat: "d", tick0: 0, dtick: Math.max(1, Math.ceil((deepest - least) / 12)) }),
       yaxis: log
         ? logAxis(reference > 0 ? [...all, reference] : all, { title: state.metric })
         : axis({ title: state.metric }),

@@ -513,7 +513,7 @@ function axisOf(el, width) {
       1,
     ),
     ticks = [];
-  for (let s = Math.ceil(low / unit) * unit; s <= high; s += unit) {
+  for (let s = Math.max(Math.ceil(low / unit) * unit, 0); s <= high; s += unit) {
     const x = ((s - low) / (high - low)) * width;
     if (x > 14 && x < width - 22) ticks.push(h("span", { style: `left:${x}px` }, s.toLocaleString("en")));
   }

@@ -42,12 +42,12 @@ panel({
     );
     const chart = slot(el, "chart"),
       remark = slot(el, "remark", "p", { class: "remark" });
-    const { rows, all, steps, baseline } = await movers(),
+    const { rows, all, steps, baseline, centre } = await movers(),
       shown = rows.slice(0, FIRST_MOVERS);
     const rule = `${mover} over each leaf's median of ${many(baseline, "record")} before. Moved: twice that, and 4 of its own deviations.`;
     const upper = curve("loss") ? "loss" : "grad_norm",
       loss = curve(upper),
-      range = [state.step - data.around - 0.5, state.step + data.around + 0.5];
+      range = [centre - data.around - 0.5, centre + data.around + 0.5];
     const why =
       baseline < 4
         ? "There are fewer than 4 records before these steps to compare with."
@@ -58,15 +58,17 @@ panel({
     remark.textContent =
       why ||
       (rows.length
-        ? `${many(rows.length, "leaf", "leaves")} of ${all} moved${rows.length > shown.length ? `; the first ${shown.length} are drawn` : ""}. ${rule}`
-        : `No leaf moved within ${data.around} steps of step ${state.step}. ${rule}`);
+        ? `${centre === state.step ? "" : `Around step ${state.step} no leaf is seen to move; this is the nearest spike, at step ${centre}. `}${many(rows.length, "leaf", "leaves")} of ${all} moved${rows.length > shown.length ? `; the first ${shown.length} are drawn` : ""}. ${rule}`
+        : `No leaf moved within ${data.around} steps of step ${centre}. ${rule}`);
     if (why) return;
     const width = el.clientWidth || 500,
-      left = Math.min(200, Math.round(width * 0.42)),
+      longest = Math.max(0, ...shown.map((m) => named(run.leaves[m.leaf]).length)),
+      left = Math.max(58, Math.min(200, Math.round(width * 0.42), Math.ceil(longest * 6.6) + 10)),
       chars = Math.floor(left / 6.6);
     const traces = [],
       tall = shown.length * 17,
-      height = tall + (tall ? 190 : 240);
+      under = shown.length ? 82 : 42, // the colours' bar stands there
+      height = tall + (tall ? 190 : 202);
     const split = shown.length ? tall / (tall + 100) : 0;
     if (loss) {
       const [p, q] = between(loss[0], range);
@@ -100,9 +102,9 @@ panel({
           orientation: "h",
           thickness: 8,
           len: 0.6,
-          y: 0,
+          y: -46 / (height - under - 8),
           yanchor: "top",
-          ypad: 42,
+          ypad: 0,
           x: 0.5,
           outlinewidth: 0,
           tickvals: [-4, -2, 0, 2, 4],
@@ -120,7 +122,7 @@ panel({
       });
     await plot(chart, traces, {
       height,
-      margin: { l: left, r: 12, t: 8, b: 82 },
+      margin: { l: left, r: 12, t: 8, b: under },
       hovermode: "closest",
       xaxis: axis({
         title: "step",
@@ -147,7 +149,7 @@ panel({
         nticks: 3,
         visible: Boolean(loss),
       }),
-      shapes: [upright(state.step)],
+      shapes: [upright(centre)],
     });
     once(chart, "plotly_click", async (e) => {
       const now = (await movers()).rows,
@@ -156,17 +158,27 @@ panel({
     });
   },
   async numbers() {
-    const { rows, baseline } = await movers();
+    const { rows, baseline, centre } = await movers();
     return {
-      caption: `Leaves that moved within ${data.around} steps of step ${state.step}, the first first; medians of ${many(baseline, "record")} before.`,
+      caption: `Leaves that moved within ${data.around} steps of step ${centre}, the first first; medians of ${many(baseline, "record")} before.`,
       head: ["leaf", "moved at step", "times its median then", "at most", `median ${mover}`],
       ...capped(rows.map((m) => [named(run.leaves[m.leaf]), m.step, m.then, m.peak, m.median])),
     };
   },
 });
+/* Around the chosen step, or where nothing moves there, around the nearest spike at which something does. */
 async function movers() {
   const cubed = await cube(run, mover),
-    [a, b] = between(run.steps, [state.step - data.around, state.step + data.around]);
+    here = moversAt(cubed, state.step);
+  if (here.rows.length) return here;
+  for (const step of [...spikes].sort((p, q) => Math.abs(p - state.step) - Math.abs(q - state.step)).slice(0, 8)) {
+    const there = moversAt(cubed, step);
+    if (there.rows.length) return there;
+  }
+  return here;
+}
+function moversAt(cubed, centre) {
+  const [a, b] = between(run.steps, [centre - data.around, centre + data.around]);
   const steps = Array.from(run.steps.subarray(a, b)),
     from = Math.max(a - 32, 0),
     rows = [];
@@ -189,5 +201,5 @@ async function movers() {
         });
     });
   rows.sort((x, y) => x.step - y.step || y.then - x.then);
-  return { rows, all: run.leaves.length, steps, baseline: a - from };
+  return { rows, all: run.leaves.length, steps, baseline: a - from, centre };
 }

@@ -127,7 +127,12 @@ if (worst) {
   state.metric = Object.keys(worst.evidence).find(has) ?? start;
 }
 state.step = Math.min(Math.max(worst?.step ?? spikes[0] ?? last, first), last);
+state.step = await withNumber(state.step, state.leaf, state.metric);
 if (state.leaf !== null && statistics.length) Object.assign(state, reveal(state.leaf));
+// What has nothing to show stands last, and no chart is left beside a hole.
+byId("main").append(...document.querySelectorAll("section.none"));
+const narrow = panels.filter((p) => !p.wide);
+if (narrow.length % 2) (narrow.find((p) => p.id === "spread") ?? narrow.at(-1)).section.classList.add("wide");
 heading();
 bar();
 window.__adamx = {
@@ -163,22 +168,26 @@ window.__adamx = {
 };
 repaint();
 showBar();
-await new Promise((begun) => {
-  const observer = new IntersectionObserver(
-    (entries) => {
-      for (const e of entries) {
-        const p = panels.find((q) => q.section === e.target);
-        if (e.isIntersecting) seen.add(p);
-        else seen.delete(p);
-      }
-      schedule();
-      begun();
-    },
-    { rootMargin: "100px" },
-  );
-  for (const p of panels) observer.observe(p.section);
-  if (!panels.length) begun();
-});
+const drawn = (rootMargin) =>
+  new Promise((begun) => {
+    const observer = new IntersectionObserver(
+      (entries) => {
+        for (const e of entries) {
+          const p = panels.find((q) => q.section === e.target);
+          if (e.isIntersecting) seen.add(p);
+          else seen.delete(p);
+        }
+        schedule();
+        begun(observer);
+      },
+      { rootMargin },
+    );
+    for (const p of panels) observer.observe(p.section);
+    if (!panels.length) begun(observer);
+  });
+const inView = await drawn("0px"); // what is just below can wait until the rest answers
 await settled();
 performance.mark("adamx:ready");
 window.__adamx.ready = true;
+inView.disconnect();
+drawn("100px");

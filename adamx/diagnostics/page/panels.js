@@ -56,8 +56,9 @@ function logAxis(values, given = {}) {
     range = [Math.log10(low) - pad, Math.log10(high) + pad];
   const decades = range[1] - range[0],
     tickvals = ticksOf(range, decades);
+  const far = decades > 3 && tickvals.some((v) => v >= 1e4 || v < 1e-2); // then all of them as powers
   const written = (v) =>
-    decades > 3 && (v >= 1e4 || v < 1e-2)
+    far
       ? `10<sup>${Math.round(Math.log10(v)).toString().replace("-", "−")}</sup>`
       : fmt(v).replace(/\.?0*e/, "e");
   return axis({ type: "log", range, tickvals, ticktext: tickvals.map(written), ...given });
@@ -207,6 +208,7 @@ function panel(given) {
   const why = p.empty();
   if (why) {
     p.section.append(h("p", { class: "empty" }, why));
+    p.section.className = "none";
     p.button.remove();
   } else {
     p.section.append(

@@ -142,9 +142,15 @@ panel({
 async function dots() {
   // farthest from the crowd first
   const [u, s] = [await cube(run, "update_ratio"), await cube(run, state.phase)],
-    record = recordOf(state.step),
     log = about(state.phase).scale === "log";
   const fits = ([x, y]) => x > 0 && Number.isFinite(x) && Number.isFinite(y) && (!log || y > 0);
+  const any = (r) => run.leaves.some((_, i) => fits([u.at(i, r), s.at(i, r)]));
+  let record = recordOf(state.step);
+  if (!any(record)) {
+    // the first step has no second moment to compare with
+    const away = (r) => Math.abs(run.steps[r] - state.step);
+    for (const r of run.steps.keys()) if (any(r) && (!any(record) || away(r) < away(record))) record = r;
+  }
   const all = run.leaves.map((leaf, i) => {
     const at = (r) => [u.at(i, r), s.at(i, r)];
     return { leaf: i, size: leaf.size, x: at(record)[0], y: at(record)[1], record, at };

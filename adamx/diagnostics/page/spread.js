@@ -131,7 +131,7 @@ panel({
           : null;
       if (eps !== null && Number.isFinite(eps))
         said.push(
-          `At step ${run.spread_steps[nearest(run.spread_steps, state.step)]} ${eps} % of the second moment's roots lie below eps.`,
+          `At step ${run.spread_steps[nearest(run.spread_steps, state.step)]}, ${eps} % of the second moment's roots lie below eps.`,
         );
     }
     legend(slot(el, "legend", "ul", { class: "legend" }), [
@@ -142,7 +142,7 @@ panel({
     if (run.of[2] > run.spread_steps.length)
       said.push(`${run.spread_steps.length} of ${run.of[2]} distributions are kept on this page.`);
     slot(el, "remark", "p", { class: "remark" }).textContent =
-      `Darker (lighter on dark) is a larger share; its root is drawn. ${said.join(" ")}`;
+      `${theme() === "dark" ? "Lighter" : "Darker"} is a larger share; its root is drawn. ${said.join(" ")}`;
   },
   async numbers() {
     const d = nearest(run.spread_steps, state.step),

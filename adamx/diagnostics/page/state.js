@@ -20,7 +20,7 @@ function spikesOf(r) {
   const scores = ["loss_score", "grad_score"].map((k) => r.pulse.get(k)).filter(Boolean);
   const starts = [];
   r.pulse_steps.forEach((step, i) => {
-    if (scores.some((s) => s[i] > data.spike) && !(step - starts.at(-1) <= data.around)) starts.push(step);
+    if (scores.some((s) => s[i] > r.spike) && !(step - starts.at(-1) <= data.around)) starts.push(step);
   });
   return starts;
 }

@@ -96,7 +96,7 @@ const timeline = panel({
         });
       const score = run.pulse.get({ loss: "loss_score", grad_norm: "grad_score" }[name]);
       if (score && xs.length === before + score.length) {
-        const at = [...xs.keys()].filter((k) => score[k - before] > data.spike && Number.isFinite(ys[k]));
+        const at = [...xs.keys()].filter((k) => score[k - before] > run.spike && Number.isFinite(ys[k]));
         traces.push({
           x: at.map((k) => xs[k]),
           y: at.map((k) => ys[k]),
@@ -171,7 +171,7 @@ const timeline = panel({
             {
               colour: css("--error"),
               glyph: "▼",
-              text: `${many(spikes.length, "spike")}: more than ${data.spike} deviations from the mean of 128 steps`,
+              text: `more than ${fmt(run.spike)} ${data.deviations}: ${many(spikes.length, "spike")}, at least ${data.around} steps apart`,
             },
           ]
         : []),
@@ -187,7 +187,7 @@ const timeline = panel({
     if (names.length && b > a) {
       const marked = [];
       for (let i = a; i < b; i++)
-        if (names.some((n) => n.endsWith("score") && run.pulse.get(n)[i] > data.spike)) marked.push(i);
+        if (names.some((n) => n.endsWith("score") && run.pulse.get(n)[i] > run.spike)) marked.push(i);
       const at = [
         ...new Set([
           ...marked.slice(0, TABLE / 2),

@@ -15,9 +15,16 @@ panel({
         h(
           "div",
           { class: "card fine" },
-          h("span", { class: "kind" }, "✓ Nothing found"),
-          h("span", {}, "None of the doctor's checks fired on this history; the charts below show what it holds."),
+          h("span", { class: "kind" }, data.unread.length || late() ? "✓ Nothing found in what was recorded" : "✓ Nothing found"),
+          h(
+            "span",
+            {},
+            data.unread.length
+              ? `Of the doctor's ${data.rules} rules ${data.rules - data.unread.length} had something to read, and none of them fired.`
+              : "None of the doctor's checks fired on this history; the charts below show what it holds.",
+          ),
         ),
+        ...unreadCards(),
       );
       return;
     }
@@ -25,7 +32,7 @@ panel({
     const left = data.findings.length - shown.length;
     const focused = el.contains(document.activeElement) ? document.activeElement.dataset.card : null;
     const box = slot(el, "cards", "div", { class: "cards" });
-    box.replaceChildren(...shown.map(card));
+    box.replaceChildren(...shown.map(card), ...(left ? [] : unreadCards()));
     slot(el, "more", "div", { class: "tools" }).replaceChildren(
       ...(left
         ? [
@@ -105,9 +112,48 @@ function card(f, k) {
     ),
   );
 }
-function choose(k, name = null) {
+/* What the doctor could not look at: "nothing found" says nothing of that. */
+const late = () => run.steps.length > 0 && run.steps[0] > Math.max(run.every, 1);
+function unreadCards() {
+  const card = (kind, text) =>
+    h("div", { class: "card unread" }, h("span", { class: "kind" }, kind), h("span", {}, text));
+  return [
+    ...(data.unread.length
+      ? [
+          card(
+            `○ ${data.unread.length} of ${data.rules} rules had nothing to read`,
+            `${data.unread.join(", ")}, because ${data.because}.`,
+          ),
+        ]
+      : []),
+    ...(late()
+      ? [
+          card(
+            "○ The beginning was not recorded",
+            `Records begin with step ${run.steps[0].toLocaleString("en")}: drain more often, or keep a longer history.`,
+          ),
+        ]
+      : []),
+  ];
+}
+/* The step of the record nearest to this one at which the leaf's statistic is a number; the step itself where its
+   nearest record has one, or none has. */
+async function withNumber(step, leaf, metric) {
+  if (step === null || leaf === null || metric === null || !run.steps.length) return step;
+  const cubed = await cube(run, metric),
+    known_ = (r) => r >= 0 && r < run.steps.length && Number.isFinite(cubed.at(leaf, r)),
+    at = recordOf(step);
+  if (known_(at)) return step;
+  const near = [...run.steps.keys()].filter(known_);
+  return near.length
+    ? run.steps[near.reduce((p, q) => (Math.abs(run.steps[q] - step) < Math.abs(run.steps[p] - step) ? q : p))]
+    : step;
+}
+async function choose(k, name = null) {
   const f = data.findings[k];
-  const leaf = name ?? f.leaves.find((x) => known.has(x));
+  const named_ = name ?? f.leaves.find((x) => known.has(x)),
+    leaf = known.has(named_) ? known.get(named_) : null;
   const metric = Object.keys(f.evidence).find(has);
-  goTo({ finding: k, leaf: known.has(leaf) ? known.get(leaf) : null, step: f.step, ...(metric ? { metric } : {}) });
+  const step = await withNumber(f.step, leaf ?? state.leaf, metric ?? state.metric);
+  goTo({ finding: k, leaf, step, ...(metric ? { metric } : {}) });
 }
