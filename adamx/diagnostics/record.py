@@ -304,20 +304,28 @@ def _pulse(grads: PyTree, extra: Mapping[str, Any], state: WatchState, spike: fl
     squares = _over_devices([stats.squares(stats.wide(x)) for x in trained], jax.lax.psum)
     norm = jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
     recent = (state.pulse_steps > 0) & (jnp.max(state.pulse_steps) - state.pulse_steps < WINDOW)
-    past = dict(zip(PULSE, state.pulse.T, strict=True))
-    of_loss = _score(loss, past["loss"], recent, jnp.abs(loss))
-    of_norm = _score(jnp.log(norm), jnp.log(past["grad_norm"]), recent, jnp.ones(()))
-    broken = ~jnp.isfinite(norm) if given is None else ~jnp.isfinite(norm) | ~jnp.isfinite(loss)
-    return jnp.stack([loss, norm, of_loss, of_norm]), broken | (of_loss > spike) | (of_norm > spike)
+    both = jnp.stack([loss, norm])
+    logs = lambda x: jnp.where(jnp.array([False, True]), jnp.log(x), x)  # of norms, whose size may drift by decades
+    units = jnp.stack([jnp.abs(loss), jnp.ones((), jnp.float32)])
+    scores = _scores(logs(both), logs(state.pulse[:, :2]), recent[:, None], units)
+    broken = ~jnp.isfinite(both)[0 if given is not None else 1 :]
+    return jnp.concatenate([both, scores]), jnp.any(broken) | jnp.any(scores > spike)
 
 
-def _score(x: Array, past: Array, recent: Array, unit: Array) -> Array:
-    """Deviations of x from the mean of the recent finite past; 0 while that is short, NaN where x is not finite."""
+def _scores(x: Array, past: Array, recent: Array, units: Array) -> Array:
+    """Deviations from the mean of the recent finite past, by column; 0 while that is short, NaN where x is not finite.
+
+    Args:
+      x: float32[K].
+      past: float32[P, K].
+      recent: bool[P, 1], which rows count.
+      units: float32[K], of which a thousandth is the least deviation.
+    """
     known = recent & jnp.isfinite(past)
-    n = jnp.sum(known)
-    mean = jnp.sum(jnp.where(known, past, 0)) / jnp.maximum(n, 1)
-    spread = jnp.sqrt(jnp.sum(jnp.where(known, jnp.square(past - mean), 0)) / jnp.maximum(n - 1, 1))
-    score = (x - mean) / jnp.maximum(spread, LEAST_SPREAD * unit + stats.TINY)
+    n = jnp.sum(known, 0)
+    mean = jnp.sum(jnp.where(known, past, 0), 0) / jnp.maximum(n, 1)
+    spread = jnp.sqrt(jnp.sum(jnp.where(known, jnp.square(past - mean), 0), 0) / jnp.maximum(n - 1, 1))
+    score = (x - mean) / jnp.maximum(spread, LEAST_SPREAD * units + stats.TINY)
     return jnp.where(jnp.isfinite(x), jnp.where(n >= FEWEST, score, 0), jnp.nan)
 
 
