@@ -18,6 +18,21 @@ jaxtyping.install_import_hook("adamx.ground.numerics", "beartype.beartype")
 chex.set_n_cpu_devices(8)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Thin out the products that `thin` names: of n rows in order, one runs and the others are for `-m thorough`."""
+    seen = {}
+    for item in items:
+        mark = item.get_closest_marker("thin")
+        if mark is None:
+            continue
+        kind = "slow" if item.get_closest_marker("slow") else "default"
+        key = (item.nodeid.split("[")[0], kind)
+        seen[key] = seen.get(key, -1) + 1
+        if seen[key] % mark.kwargs.get(kind, 1):
+            item.add_marker("slow" if kind == "default" else "thorough")
+
+
 @pytest.fixture
 def x64():
     """Run a test in double precision."""

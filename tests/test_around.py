@@ -570,6 +570,7 @@ WRAPPERS = {
 }  # fmt: skip
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize(("outer", "inner"), list(itertools.product(WRAPPERS, WRAPPERS)))
 def test_two_wrappers_compose_or_refuse_at_construction(outer, inner):
     try:

@@ -13,6 +13,8 @@ from orbax.checkpoint import v1 as ocp
 
 import adamx
 
+pytestmark = pytest.mark.thin(slow=4)
+
 
 def tree(seed):
     normal = np.random.default_rng(seed).standard_normal

@@ -11,6 +11,8 @@ from jax import export
 
 import adamx
 
+pytestmark = pytest.mark.thin(slow=4)
+
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
