@@ -70,7 +70,7 @@ AT_CONSTRUCTION = [
     (lambda: adamx.store_state(adamx.adam(1e-3), m="bfloat16"), ValueError, "there is no moment 'm' to store; this method keeps mu, nu."),
     (lambda: adamx.store_state(adamx.adam(1e-3), mu="int16"), TypeError, "mu must be stored by a codec such as codecs.int8(), or in a dtype, not 'int16'."),
     (lambda: adamx.store_state(adamx.adam(1e-3), mu="uint8"), ValueError, "keeps no number below zero, but mu has some; choose a signed codec."),
-    (lambda: adamx.store_state(adamx.adam(1e-3), "2bit"), ValueError, "there is no preset '2bit'; there are '8bit', '4bit', 'bf16'."),
+    (lambda: adamx.store_state(adamx.adam(1e-3), "2bit"), ValueError, "there is no preset '2bit'; there are '8bit', '4bit', 'bf16', and codecs go by name, as in mu=int8()."),
     (lambda: adamx.skip_nonfinite(adamx.adam(1e-3), 0), ValueError, "give_up_after must be a whole number above 0, but is 0."),
     (lambda: adamx.schedules.warmup_cosine(1.0, 20, 10), ValueError, "warmup_steps=20 is more than total_steps=10; the phases must fit into it."),
     (lambda: adamx.schedules.step_decay(1.0, 0), ValueError, "every must be a whole number of steps, at least 1, but is 0."),
