@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 
 import adamx
 
-pytestmark = pytest.mark.thin(slow=4)
+pytestmark = pytest.mark.thin(slow=7)
 
 
 def tree(seed):

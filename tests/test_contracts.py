@@ -13,7 +13,7 @@ from cases import ALL, METHODS, each, each_kind, each_merged, each_method, each_
 
 import adamx
 
-pytestmark = pytest.mark.thin(slow=4)
+pytestmark = pytest.mark.thin(slow=7)
 
 DTYPES = ["float64", "float32", "bfloat16", "float16", "complex64"]
 SHAPES = {"w": (4, 3), "b": (3,), "s": ()}
@@ -42,7 +42,7 @@ def pairs():
             yield p, g
 
 
-@pytest.mark.thin(default=3, slow=4)
+@pytest.mark.thin(default=3, slow=7)
 @pytest.mark.usefixtures("x64")
 @each
 def test_state_avals_never_change_and_updates_have_the_gradients_dtype(case):
@@ -99,7 +99,7 @@ def test_a_step_compiles_once(case, p_dtype, g_dtype):
     chex.assert_tree_all_finite(params)
 
 
-@pytest.mark.thin(default=3, slow=4)
+@pytest.mark.thin(default=3, slow=7)
 @pytest.mark.parametrize("dtype", ["float16", "complex64", *map(slow, ["float32", "bfloat16"])])
 @each_method
 def test_a_zero_gradient_moves_nothing_but_by_decay(case, dtype):
@@ -114,7 +114,7 @@ def test_a_zero_gradient_moves_nothing_but_by_decay(case, dtype):
             chex.assert_trees_all_equal(jax.tree.map(jnp.abs, updates), jax.tree.map(jnp.abs, params))
 
 
-@pytest.mark.thin(default=3, slow=4)
+@pytest.mark.thin(default=3, slow=7)
 @each_method
 def test_hyper_parameters_survive_injection_on_bfloat16_parameters(case):
     params, grads = filled("bfloat16"), filled("float32", 1)
@@ -136,7 +136,7 @@ def test_hyper_parameters_survive_injection_on_bfloat16_parameters(case):
     chex.assert_trees_all_close(updates, expected, rtol=max(1e-4, 2 * max(lost, default=0)))
 
 
-@pytest.mark.thin(default=3, slow=4)
+@pytest.mark.thin(default=3, slow=7)
 @each_method
 def test_meta_gradients_are_finite_where_gradients_are_zero(case):
     """Through five steps, with respect to learning rate, parameters and gradients, half or all of these being zero."""
@@ -265,7 +265,7 @@ OWN = {*dir(optax.contrib)} - {"muon"}
 SWEEPS = {"b1": [0.5, 0.9], "b2": [0.9, 0.99], "eps": [1e-8, 1e-2], "weight_decay": [0.0, 0.1], "momentum": [0.5, 0.9]}
 
 
-@pytest.mark.thin(default=3, slow=4)
+@pytest.mark.thin(default=3, slow=7)
 @each_method
 def test_vmap_over_hyper_parameters_equals_the_loop(case):
     with jax.enable_x64(case.wide):  # a batched eigh rounds otherwise

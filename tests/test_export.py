@@ -11,7 +11,7 @@ from jax import export
 
 import adamx
 
-pytestmark = pytest.mark.thin(slow=4)
+pytestmark = pytest.mark.thin(slow=7)
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 

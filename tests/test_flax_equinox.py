@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 import adamx
 
-pytestmark = pytest.mark.thin(slow=4)
+pytestmark = pytest.mark.thin(slow=7)
 
 # A compiled step may contract a multiplication and an addition into one, which differs by a rounding a step.
 ULPS = 8

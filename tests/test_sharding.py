@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import adamx
 
-pytestmark = pytest.mark.thin(slow=4)
+pytestmark = pytest.mark.thin(slow=7)
 
 SPECS = {"rows": P("d", None), "columns": P(None, "d"), "vector": P("d"), "whole": P(None)}
 SHAPES = {"rows": (16, 3), "columns": (2, 8), "vector": (8,), "whole": (3,)}

@@ -112,7 +112,7 @@ def assert_keeps_the_contracts(tx, p_dtype, g_dtype):
     chex.assert_tree_all_finite([x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)])
 
 
-@pytest.mark.thin(slow=4)
+@pytest.mark.thin(slow=8)
 @pytest.mark.parametrize("preset", ["8bit", slow("4bit", name="4bit"), slow("bf16", name="bf16")])
 @each_method_kind
 def test_every_method_runs_with_every_preset(case, preset):
@@ -160,13 +160,13 @@ def product():
                                        id="-".join((case.name, store, precision, dtype)))  # fmt: skip
 
 
-@pytest.mark.thin(slow=6)
+@pytest.mark.thin(slow=11)
 @pytest.mark.parametrize(("case", "store", "precision", "dtype"), list(product()))
 def test_every_method_storage_precision_and_dtype_meet(case, store, precision, dtype):
     assert_keeps_the_contracts(stored(case.make(), store, precision, min_size=0), dtype, dtype)
 
 
-@pytest.mark.thin(slow=3)
+@pytest.mark.thin(slow=5)
 @pytest.mark.parametrize(
     ("p_dtype", "g_dtype"),
     [("float32", "bfloat16"), slow("bfloat16", "float32"), slow("float32", "float32"), slow("float16", "float16")],
@@ -381,7 +381,7 @@ def assert_the_same_but_for_roundings(got, want):
         assert far.mean() <= 0.01, jax.tree_util.keystr(path)
 
 
-@pytest.mark.thin(slow=3)
+@pytest.mark.thin(slow=4)
 @pytest.mark.parametrize(("store", "precision"), list(each_with_one(STORES, "8bit", "split8")))
 def test_compiled_tiles_of_every_storage_and_precision_are_the_whole(store, precision):
     """On bfloat16 parameters, or without a precision on float32."""
@@ -401,7 +401,7 @@ def test_compiled_tiles_of_float16_parameters_are_the_whole(store):
     assert_the_same_but_for_roundings(three_steps(make(500), "float16", "update", RAGGED), whole)
 
 
-@pytest.mark.thin(slow=3)
+@pytest.mark.thin(slow=6)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in METHODS if not c.reduces], ids=lambda c: c.name)
 def test_every_elementwise_method_in_compiled_tiles_is_the_whole(case):
@@ -472,7 +472,7 @@ def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, wa
     assert temporaries(tx, dtype, dtype, way, params) <= (gradients + 0.25) * parameters(params)
 
 
-@pytest.mark.thin(slow=3)
+@pytest.mark.thin(slow=4)
 @pytest.mark.parametrize("way", ["step", slow("update", name="update")])
 @pytest.mark.parametrize(("store", "precision"), list(each_with_one(SIX, "8bit", "split8")))
 def test_temporaries_of_every_storage_and_precision_do_not_grow_with_the_model(store, precision, way):
@@ -535,7 +535,7 @@ def collectives(compiled):
 LOCAL = ["8bit", "4bit", "bf16", "dynamic8", "float8", "float16"]
 
 
-@pytest.mark.thin(slow=3)
+@pytest.mark.thin(slow=4)
 @pytest.mark.parametrize(
     ("store", "precision"),
     [

@@ -204,7 +204,7 @@ def three_steps(tx, params, watched):
     return params, state
 
 
-@pytest.mark.thin(slow=4)
+@pytest.mark.thin(slow=7)
 @each_method_kind
 def test_a_watched_method_takes_the_same_steps(case):
     params = leaves(0, SMALL)

@@ -221,7 +221,10 @@ def test_the_digits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("storage", "kept"), [("float32", "float32"), ("8bit", "bf16+int8")])
+@pytest.mark.parametrize(
+    ("storage", "kept"),
+    [("float32", "float32"), pytest.param("8bit", "bf16+int8", marks=pytest.mark.thorough)],
+)
 def test_the_character_model(tmp_path, storage, kept):
     steps, text = 500, charlm.load().train
     graph, params = charlm.initial(0, 1, 64, 32)

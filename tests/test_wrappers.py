@@ -21,7 +21,7 @@ from cases import ALL, LINKS, LR, each_kind, each_layout, each_linear_kind, each
 
 import adamx
 
-pytestmark = pytest.mark.thin(default=2, slow=4)
+pytestmark = pytest.mark.thin(default=2, slow=7)
 
 
 @functools.cache
