@@ -24,6 +24,8 @@ FLOORS = [
     ["adamx.diagnostics.metrics"],
     ["adamx.diagnostics.history", "adamx.diagnostics.stats"],
     ["adamx.diagnostics.thresholds"],
+    ["adamx.diagnostics.reading"],
+    ["adamx.diagnostics.rules"],
     ["adamx.diagnostics"],
     ["adamx.diagnostics.cli"],
     ["adamx"],

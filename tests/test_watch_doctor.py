@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adamx import codecs
-from adamx.diagnostics import doctor, metrics, thresholds
-from adamx.diagnostics.doctor import RULES, Finding, check, diagnose, exit_code, explain, role, to_json, unread
+from adamx.diagnostics import doctor, metrics, reading, rules, thresholds
+from adamx.diagnostics.doctor import RULES, Finding, check, diagnose, exit_code, explain, to_json, unread
 from adamx.diagnostics.history import About, History, Leaf
+from adamx.diagnostics.rules import EXACT_FLOATS, READS, role
 
 EVERY, RECORDS = 10, 140
 KERNELS = [Leaf(f"blocks/{i}/up/kernel", (64, 64), "float32") for i in range(4)]
@@ -822,7 +823,7 @@ def test_a_rule_that_had_nothing_to_read_says_nothing(rule):
     for disaster in (d for d in DISASTERS if d.id == rule and d.step > 0):
         history = disaster.broken(Draft()).history()
         assert rule not in unread(history)
-        for names in doctor._READS[rule]:
+        for names in READS[rule]:
             table = lambda x, names=names: {name: y for name, y in x.items() if name not in names}
             about = About(history.about.leaves, history.about.every, table(history.about.method))
             without = History(
@@ -862,7 +863,7 @@ def test_an_explanation_names_every_threshold_its_value_and_its_source(name):
 def test_every_threshold_has_a_citation_and_a_rule_and_is_compared_with():
     used = {t.name for rule in RULES.values() for t in rule.words.thresholds}
     assert used == set(thresholds.THRESHOLDS)
-    source = inspect.getsource(doctor)
+    source = inspect.getsource(rules) + inspect.getsource(reading)
     for name, t in thresholds.THRESHOLDS.items():
         assert getattr(thresholds, name) is t
         assert t.name == name
@@ -895,7 +896,7 @@ def decayed(values: np.ndarray, gap: float, dtype: Any) -> np.ndarray:
 
 @pytest.mark.parametrize(("dtype", "name"), [(jnp.bfloat16, "bfloat16"), (np.float16, "float16")])
 def test_moments_freeze_where_the_check_says(dtype, name):
-    step = doctor.EXACT_FLOATS[name]
+    step = EXACT_FLOATS[name]
     mantissas = 1 + np.arange(0, round(1 / (2 * step))) * 2 * step  # all of a binade
     assert decayed(mantissas, step / 2 * 0.999, dtype).all()
     assert not decayed(mantissas, step / 2 * 1.01, dtype).all()
