@@ -114,6 +114,8 @@ from adamx.wrap.averages import schedule_free as schedule_free
 from adamx.wrap.averages import schedule_free_eval_params as schedule_free_eval_params
 from adamx.wrap.averages import slow_params as slow_params
 from adamx.wrap.cautious import cautious as cautious
+from adamx.wrap.entry import full_params as full_params
+from adamx.wrap.entry import split_params as split_params
 from adamx.wrap.galore import GaloreState as GaloreState
 from adamx.wrap.galore import galore as galore
 from adamx.wrap.groups import layerwise_lr_decay as layerwise_lr_decay
@@ -126,9 +128,7 @@ from adamx.wrap.guard import skip_report as skip_report
 from adamx.wrap.scaling import loss_scale as loss_scale
 from adamx.wrap.scaling import loss_scaling as loss_scaling
 from adamx.wrap.storage import Plan as Plan
-from adamx.wrap.storage import full_params as full_params
 from adamx.wrap.storage import seven_bytes as seven_bytes
-from adamx.wrap.storage import split_params as split_params
 from adamx.wrap.storage import store_params as store_params
 from adamx.wrap.storage import store_state as store_state
 

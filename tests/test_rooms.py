@@ -16,7 +16,7 @@ FLOORS = [
     ["adamx.ground.leaf"],
     ["adamx.ground.transform"],
     ["adamx.parts"],
-    ["adamx.wrap.guard"],
+    ["adamx.wrap.guard", "adamx.wrap.entry"],
     ["adamx.wrap"],
     ["adamx.family"],
     ["adamx.kernels.grid"],
