@@ -594,7 +594,7 @@ def test_a_lasso_in_the_phase_plot_filters_the_rows(page):
     draw_all(page)
     assert f"of {half} leaves" in page.locator("#heat .tools").inner_text()
     page.get_by_role("button", name="Show all leaves again").click()
-    settled(page)
+    draw_all(page)
     assert "of 123 leaves" in page.locator("#heat .tools").inner_text()
 
 

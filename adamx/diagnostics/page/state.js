@@ -82,6 +82,7 @@ const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout
 async function settled() {
   do {
     await frame();
+    await frame(); // the observer tells of what a scroll has just brought into view a frame later
     await chain;
   } while (queued);
 }
