@@ -1,6 +1,6 @@
 """AdamW in every storage and parameter precision: bytes, temporaries, step time and final loss in one table.
 
-    python -m benchmarks.precision [--storage 8bit,4bit] [--params none,split8] [--rounds 5] [--shapes gpt2] [--short]
+    python -m benchmarks.precision [--storage 8bit,4bit] [--params none,split8] [--rounds 5] [--no-loss] [--no-peers]
 
 Every row is one configuration, on GPT-2-small's shapes. "state" is what the optimiser keeps, "training" adds weights
 and gradients in the parameters' dtype; both are counted on the arrays of an abstract state. "temporaries" is what the
@@ -222,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the race; 0 for none")
     parser.add_argument("--shapes", default="gpt2", choices=SHAPES)
     parser.add_argument("--no-loss", action="store_true", help="leave the training of the digits network out")
+    parser.add_argument("--no-peers", action="store_true", help="leave optax, flashoptim-jax and PyTorch out")
     parser.add_argument("--short", action="store_true", help="few configurations, small shapes, one round")
     args = parser.parse_args(argv)
     storages, precisions = args.storage.split(","), args.params.split(",")
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     if wanted[0].name != "float32":
         wanted = [ours("float32", "none"), *wanted]
     rows: list[tuple[Contestant, Measured]] = []
-    for c in [*wanted, *peers()]:
+    for c in [*wanted, *([] if args.no_peers else peers())]:
         try:
             rows.append((c, measure(c, params)))
         except Exception as error:
@@ -246,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise
             print(f"{c.name} does not run here: {type(error).__name__}: {str(error).splitlines()[0]:.100}")
     seconds: dict[str, list[float]] = {}
-    others, order = torch_rows(shapes) if args.rounds else {}, random.Random(0)
+    others, order = torch_rows(shapes) if args.rounds and not args.no_peers else {}, random.Random(0)
     for name, go in list(others.items()):
         try:
             go()

@@ -60,6 +60,20 @@ class Step(NamedTuple):
     skip: Any = None
 
 
+class Fresh(NamedTuple):
+    """A step on one leaf, or on a tile of it, before any of it is kept; in float32 or wider.
+
+    Attributes:
+      end: the exact parameter after it, or the update where the stage does not end in a parameter.
+      slots: after it.
+      before: what there is if the step is to be skipped, as it is kept; empty where none ever is.
+    """
+
+    end: Array
+    slots: dict[str, Array]
+    before: dict[str, Array]
+
+
 class Glance(NamedTuple):
     """One stage of a step on one leaf, or on a tile of it, in float32 or wider.
 
@@ -244,31 +258,38 @@ class Leaf:
         return u, new
 
     def body(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
-        """`moved`, or what there was where the step is to be skipped."""
-        skip = self.now.skip
-        if skip is None:
-            return self.moved(tiles, first)
-        # Zeros instead of what is not finite, so that derivatives through a skipped step are finite too.
-        new = self.moved(tiles | {"g": jnp.where(skip, jnp.zeros_like(tiles["g"]), tiles["g"])}, first)
-        return {name: jnp.where(skip, tiles[name], x) if name not in ("g", "u") else x for name, x in new.items()}
-
-    def moved(self, tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
         """From what the state keeps to what it keeps next, of a tile that begins at row and column `first`.
 
         The update comes out as "g", or the new parameter as "p".
         """
-        g, p, exact = tiles["g"], tiles.get("p"), self._exact(tiles)
+        return self.settled(self.fresh(tiles), tiles, first)
+
+    def fresh(self, tiles: Mapping[str, Array]) -> Fresh:
+        """All that reads what the state keeps."""
+        g, skip = tiles["g"], self.now.skip
+        if skip is not None:
+            # Zeros instead of what is not finite, so that derivatives through a skipped step are finite too.
+            g = jnp.where(skip, jnp.zeros_like(g), g)
+        exact = self._exact(tiles)
         u, new = self.mathematics(self._widened(g), self._loaded(tiles), exact)
-        kept = self._saved(new, tiles, first)
         if self.ending and self.program.every > 1:  # only the last gradient of a step moves the parameters
             u = jnp.where(self.now.micro == self.program.every - 1, u, numerics.NO_CHANGE)
-        if self.lands and p is not None:
-            landed, beside = self._landed(exact + u, p, len(new), first)
-            dtype = p.dtype if self.stepping else g.dtype if self.over_gradient else jnp.float32
-            return kept | beside | {self.returned: landed.astype(dtype)}
-        if self.stepping:
-            return kept | {"p": (exact + u).astype(tiles["p"].dtype)}
-        return kept | {"g": u.astype(self.out_dtype) if self.ending else u}
+        before = {} if skip is None else {name: x for name, x in tiles.items() if name not in ("g", "u")}
+        return Fresh(exact + u if self.stepping or self.lands else u, new, before)
+
+    def settled(self, fresh: Fresh, like: Mapping[str, Any], first: tuple[Any, Any]) -> dict[str, Array]:
+        """What is kept of it, in shapes and dtypes as of `like`."""
+        kept, x = self._saved(fresh.slots, like, fresh.end.shape, first), fresh.end
+        if self.lands:
+            landed, beside = self._landed(x, like["p"], len(fresh.slots), first)
+            dtype = like["p"].dtype if self.stepping else like["g"].dtype if self.over_gradient else jnp.float32
+            kept |= beside | {self.returned: landed.astype(dtype)}
+        elif self.stepping:
+            kept["p"] = x.astype(like["p"].dtype)
+        else:
+            kept["g"] = x.astype(self.out_dtype) if self.ending else x
+        was = fresh.before
+        return {name: jnp.where(self.now.skip, was[name], x) if name in was else x for name, x in kept.items()}
 
     def _exact(self, tiles: Mapping[str, Array]) -> Any:
         """The parameter in full, as wide as the step computes; None where there is none."""
@@ -284,14 +305,16 @@ class Leaf:
     def _noise(self, place: int, shape: tuple[int, ...], first: tuple[Any, Any]) -> codec.Noise:
         return lambda: codec.noise(numerics.mixed(self.key + np.uint32(place)), shape, first)
 
-    def _saved(self, new: Mapping[str, Array], tiles: Mapping[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
+    def _saved(
+        self, new: Mapping[str, Array], like: Mapping[str, Any], shape: tuple[int, ...], first: tuple[Any, Any]
+    ) -> dict[str, Array]:
         """The slots as the state keeps them."""
         kept = {}
         for place, (slot, x) in enumerate(new.items()):
-            like = self._of(slot, tiles)
-            saved = {"": x.astype(like[""].dtype)}
+            was = self._of(slot, like)
+            saved = {"": x.astype(was[""].dtype)}
             if slot in self.program.codecs:
-                saved = self._codec(slot).save(x, like, self._noise(place, tiles["g"].shape, first))
+                saved = self._codec(slot).save(x, was, self._noise(place, shape, first))
             kept |= {self.program.names[slot][what]: value for what, value in saved.items()}
         return kept
 
@@ -309,7 +332,7 @@ class Leaf:
         """The step on a tile as it would be, with what lies between its beginning and its end."""
         p, exact, old, taps = tiles.get("p"), self._exact(tiles), self._loaded(tiles), []
         u, new = self.mathematics(self._widened(tiles["g"]), old, exact, taps)
-        stored = self._loaded(tiles | self._saved(new, tiles, first))
+        stored = self._loaded(tiles | self._saved(new, tiles, tiles["g"].shape, first))
         after = None
         if p is not None and self.ending:
             dtype = self.out_dtype
@@ -376,12 +399,12 @@ class Leaf:
             carried = {name: x for name, x in whole.items() if name in out and x.dtype == out[name].dtype}
             beside = {} if self.returned in carried else {"u": jnp.zeros_like(whole["g"], out[self.returned].dtype)}
 
-            def inside(tiles: dict[str, Array], first: tuple[Any, Any]) -> dict[str, Array]:
-                new = self.body(tiles, first)
+            def settled(fresh: Fresh, like: Mapping[str, Any], first: tuple[Any, Any]) -> dict[str, Array]:
+                new = self.settled(fresh, like, first)
                 return new | dict.fromkeys(beside, new[self.returned])
 
             read = {name: x for name, x in whole.items() if name not in carried}
-            new = stream.run(inside, carried | beside, read, cuts, at, self.now.t > 0)
+            new = stream.run(self.fresh, settled, carried | beside, read, cuts, at, self.now.t > 0)
             return {name: new["u" if name == self.returned and beside else name] for name in out}
 
         return f

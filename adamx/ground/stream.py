@@ -180,17 +180,19 @@ def plan(shape: tuple[int, ...], unit: int, size: int) -> Plan | None:
 
 
 def run(
-    body: Callable[[Tiles, tuple[Any, Any]], Tiles],
+    fresh: Callable[[Tiles], Any],
+    settled: Callable[[Any, Mapping[str, Any], Corner], Tiles],
     carried: Mapping[str, Array],
     read: Mapping[str, Array],
     cuts: Mapping[str, int],
     at: Plan,
     always: Array,
 ) -> Tiles:
-    """`carried` after body has replaced every tile of it, computed in the arrays' own buffers.
+    """`carried` after every tile of it has been replaced, computed in the arrays' own buffers.
 
     Args:
-      body: `(tiles by name, (first row, first column)) -> tiles of what is carried`.
+      fresh: what is computed of a tile, from tiles by name to a tree of arrays. All that is read is read here.
+      settled: `(what fresh made, tiles by name as descriptions, (row, column)) -> tiles of what is carried`.
       carried: arrays that are replaced. Those of one element stay.
       read: arrays that are only read.
       cuts: by name, how many of the leaf's columns one entry stands for; 1 where it is left out.
@@ -221,20 +223,16 @@ def run(
             corner_of = lambda k: local if k in narrow else there
 
             def tile(name: str, x: Array) -> Array:
-                piece = cut(name, x, corner_of(name), size)
-                return _as_bits(piece.reshape((*lead, *piece.shape) if len(at.shape) > 1 else piece.shape[1:]))
+                piece = _from_bits(cut(name, x, corner_of(name), size), dtypes[name])
+                return piece.reshape((*lead, *piece.shape) if len(at.shape) > 1 else piece.shape[1:])
 
-            def compute(pieces: Tiles, fixed: Tiles) -> Tiles:
-                # What is only read is cut in here: outside, a conversion of all of it would be hoisted from the loop.
-                others = {k: tile(k, x) for k, x in fixed.items()}
-                now = {k: _from_bits(x, dtypes[k]) for k, x in (pieces | others).items()}
-                new = body(now | still, there)
-                return {k: _as_bits(new[k]) for k in carry}
-
-            pieces = {k: tile(k, x) for k, x in carry.items()}
-            # Behind a branch that the compiler cannot see through; otherwise it copies whole arrays in each turn.
-            new = jax.lax.cond(always, compute, lambda pieces, fixed: pieces, pieces, fixed)
-            bits = lambda k: _from_bits(new[k].reshape(size[0], -1), carry[k].dtype)
+            tiled = lambda carry, fixed: {k: tile(k, x) for k, x in (carry | fixed).items()}
+            compute = lambda carry, fixed: fresh(tiled(carry, fixed) | still)
+            # Behind a branch that the compiler cannot see through, and all that is read is read in there: otherwise it
+            # copies whole arrays in each turn. The rest is computed while it is written, without a pass of its own.
+            made = jax.lax.cond(always, compute, _never(compute, carry, fixed), carry, fixed)
+            new = settled(made, jax.eval_shape(tiled, carry, fixed) | still, there)
+            bits = lambda k: (_as_bits(new[k]) if k in narrow else new[k]).reshape(size[0], -1)
             put = lambda k: jax.lax.dynamic_update_slice(carry[k], bits(k), place(k, corner_of(k)))
             return {k: put(k) for k in carry}
 
@@ -352,9 +350,16 @@ class _Start:
     def __init__(self, x: Array, value: float):
         self.shape, self.dtype, self.axes, self.value = x.shape, x.dtype, numerics.device_axes(x), value
 
-    def of(self, leaves: int) -> Array:
-        x = jnp.full((leaves, *self.shape), self.value, self.dtype)
+    def of(self, *lead: int) -> Array:
+        x = jnp.full((*lead, *self.shape), self.value, self.dtype)
         return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
+
+
+def _never(f: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """A branch beside f that is not taken: zeros of the kind that f makes."""
+    made: list[Any] = []  # as in _collected
+    jax.eval_shape(lambda: made.append(jax.tree.map(lambda x: _Start(x, 0), f(*args))))
+    return lambda *_: jax.tree.map(lambda s: s.of(), made[0], is_leaf=lambda s: isinstance(s, _Start))
 
 
 def _loop(turns: int, one: Callable[[Array, Tiles], Tiles], carry: Tiles, always: Array) -> Tiles:

@@ -111,7 +111,7 @@ def _blocks(
     whole("block", block)
     if packed and block % 2:
         raise ValueError(f"a block of 4-bit codes must be even, but is {block}.")
-    largest = unit or (lambda x: jnp.max(jnp.abs(x) if signed else x, -1))
+    largest = unit or (lambda x: jnp.maximum(jnp.max(x, -1), -jnp.min(x, -1)) if signed else jnp.max(x, -1))
 
     def encode(x: Array, noise: Noise) -> dict[str, Array]:
         if x.ndim == 0:
