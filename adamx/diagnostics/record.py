@@ -143,34 +143,39 @@ def watch(
         """The state with this step's records and the inner state as it was; and a bool known after the record only."""
         piece, step = state.calls % pieces, state.calls // pieces + 1
         final = piece == pieces - 1
-        beat, leaps = _pulse(grads, extra, state, spike)
+        beat, leaps = _pulse(grads, extra, state, step, spike)
         due = final & ((step % every == 0) | (step == 1) | (state.armed > 0) | leaps)
-        blank = jax.tree.map(lambda x: x[0], (state.whole[:, len(PULSE) :], state.leaf, state.spread))
+        old = lambda ring, at: jax.lax.dynamic_index_in_dim(ring, at, keepdims=False)
+        put = lambda ring, at, row: jax.lax.dynamic_update_index_in_dim(ring, row, at, 0)
+        put_if_due = lambda ring, at, row: put(ring, at, jnp.where(due, row, old(ring, at)))
+        at, beat_at, spread_at = state.records % len(state.steps), (step - 1) % PULSES, state.records % SPREADS
+        kept = (
+            old(state.whole, at)[len(PULSE) :],
+            old(state.leaf, at),
+            old(state.spread, spread_at) if distributions else (),
+        )
 
         def take() -> Any:
-            rows = measure(grads, state.inner, params, extra, blank)
+            rows = measure(grads, state.inner, params, extra, kept)
             return rows, jnp.any(rows[0] == jnp.inf) & jnp.all(rows[0] == -jnp.inf)
 
-        (whole_row, leaf_row, spread_row), never = jax.lax.cond(due, take, lambda: (blank, state.calls < 0))
-        put = lambda ring, at, row, when: ring.at[at].set(jnp.where(when, row, ring[at]))
-        at, beat_at = state.records % len(state.steps), (step - 1) % PULSES
+        (whole_row, leaf_row, spread_row), never = jax.lax.cond(due, take, lambda: (kept, state.calls < 0))
         if pieces > 1:
-            beat = _with_earlier(state.pulse[beat_at], beat, piece)
+            beat = _with_earlier(old(state.pulse, beat_at), beat, piece)
         state = state._replace(
             calls=numerics.increment(state.calls),
             armed=jnp.where(leaps, arm + ~final, jnp.maximum(state.armed - final, 0)),
             records=state.records + due,
-            steps=put(state.steps, at, step, due),
-            whole=put(state.whole, at, jnp.concatenate([beat, whole_row]), due),
-            leaf=put(state.leaf, at, leaf_row, due),
-            pulse_steps=put(state.pulse_steps, beat_at, step, final),
-            pulse=put(state.pulse, beat_at, beat, True),
+            steps=put_if_due(state.steps, at, step),
+            whole=put_if_due(state.whole, at, jnp.concatenate([beat, whole_row])),
+            leaf=put(state.leaf, at, leaf_row),
+            pulse_steps=put(state.pulse_steps, beat_at, jnp.where(final, step, old(state.pulse_steps, beat_at))),
+            pulse=put(state.pulse, beat_at, beat),
         )
         if not distributions:
             return state, never
-        at = (state.records - 1) % SPREADS
-        spread_steps, spread = put(state.spread_steps, at, step, due), put(state.spread, at, spread_row, due)
-        return state._replace(spread_steps=spread_steps, spread=spread), never
+        spread_steps = put_if_due(state.spread_steps, spread_at, step)
+        return state._replace(spread_steps=spread_steps, spread=put(state.spread, spread_at, spread_row)), never
 
     def moved(
         grads: PyTree, state: WatchState, params: PyTree, extra: Mapping[str, Any], stepping: bool
@@ -294,8 +299,13 @@ def _method(parts: Sequence[Any], params: PyTree, mine: list[int]) -> dict[str, 
 # What a step is
 
 
-def _pulse(grads: PyTree, extra: Mapping[str, Any], state: WatchState, spike: float) -> tuple[Array, Array]:
-    """What is recorded every step, in the order of `PULSE`; and whether it leaps."""
+def _pulse(
+    grads: PyTree, extra: Mapping[str, Any], state: WatchState, step: Array, spike: float
+) -> tuple[Array, Array]:
+    """What is recorded every step, in the order of `PULSE`; and whether it leaps.
+
+    It is the cost of a step at which no record is due: few operations, each a loop of its own on CPU.
+    """
     given = next((extra[name] for name in ("loss", "value") if extra.get(name) is not None), None)
     if given is not None and np.size(given) != 1:
         raise ValueError(f"the loss must be one number, but has shape {np.shape(given)}; pass its mean.")
@@ -303,29 +313,31 @@ def _pulse(grads: PyTree, extra: Mapping[str, Any], state: WatchState, spike: fl
     trained = [x for x in tree.flatten(grads)[0] if _is_trained(x)]
     squares = _over_devices([stats.squares(stats.wide(x)) for x in trained], jax.lax.psum)
     norm = jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
-    recent = (state.pulse_steps > 0) & (jnp.max(state.pulse_steps) - state.pulse_steps < WINDOW)
-    both = jnp.stack([loss, norm])
+    recent = (state.pulse_steps > 0) & (step - 1 - state.pulse_steps < WINDOW)
     logs = lambda x: jnp.where(jnp.array([False, True]), jnp.log(x), x)  # of norms, whose size may drift by decades
-    units = jnp.stack([jnp.abs(loss), jnp.ones((), jnp.float32)])
-    scores = _scores(logs(both), logs(state.pulse[:, :2]), recent[:, None], units)
-    broken = ~jnp.isfinite(both)[0 if given is not None else 1 :]
-    return jnp.concatenate([both, scores]), jnp.any(broken) | jnp.any(scores > spike)
+    ways = _usual(logs(state.pulse[:, :2]), recent[:, None])
+    scores = [_score(loss, jnp.abs(loss), *ways[0]), _score(jnp.log(norm), 1.0, *ways[1])]
+    broken = ~jnp.isfinite(norm) if given is None else ~(jnp.isfinite(norm) & jnp.isfinite(loss))
+    return jnp.stack([loss, norm, *scores]), broken | (scores[0] > spike) | (scores[1] > spike)
 
 
-def _scores(x: Array, past: Array, recent: Array, units: Array) -> Array:
-    """Deviations from the mean of the recent finite past, by column; 0 while that is short, NaN where x is not finite.
+def _usual(past: Array, recent: Array) -> list[tuple[Array, Array, Array]]:
+    """Of each column the number, mean and deviation of its recent finite values.
 
     Args:
-      x: float32[K].
       past: float32[P, K].
       recent: bool[P, 1], which rows count.
-      units: float32[K], of which a thousandth is the least deviation.
     """
     known = recent & jnp.isfinite(past)
-    n = jnp.sum(known, 0)
-    mean = jnp.sum(jnp.where(known, past, 0), 0) / jnp.maximum(n, 1)
+    n, total = jnp.split(jnp.sum(jnp.concatenate([known.astype(jnp.float32), jnp.where(known, past, 0)], 1), 0), 2)
+    mean = total / jnp.maximum(n, 1)
     spread = jnp.sqrt(jnp.sum(jnp.where(known, jnp.square(past - mean), 0), 0) / jnp.maximum(n - 1, 1))
-    score = (x - mean) / jnp.maximum(spread, LEAST_SPREAD * units + stats.TINY)
+    return [(n[k], mean[k], spread[k]) for k in range(past.shape[1])]
+
+
+def _score(x: Array, unit: Any, n: Array, mean: Array, spread: Array) -> Array:
+    """Deviations from the mean; 0 while there are few, NaN where x is not finite. A thousandth of unit is the least."""
+    score = (x - mean) / jnp.maximum(spread, LEAST_SPREAD * unit + stats.TINY)
     return jnp.where(jnp.isfinite(x), jnp.where(n >= FEWEST, score, 0), jnp.nan)
 
 
