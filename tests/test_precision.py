@@ -102,12 +102,18 @@ def visible(name, x, dtype):
         return nearest_of(x, dtype)
     if dtype == DTYPES["bfloat16"]:
         return half_away(sixteen_bits(x) if name == "split8" else x, dtype)
+    places = 16 if name == "split16" else 8
+    counts, near, above = counted(x, dtype, places)
+    return np.where(np.rint(counts) == 2 ** (places - 1), above, near)
+
+
+def counted(x, dtype, places):
+    """How far x is from the nearest number of dtype, in 2^-places of the spacing; that number, and the next above."""
     near = nearest_of(x, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         unit = np.spacing(np.abs(near)).astype(np.float64)
-        bits = 16 if name == "split16" else 8
-        up = np.rint((x.astype(np.float64) - near.astype(np.float64)) / unit * 2**bits) == 2 ** (bits - 1)
-        return np.where(up, np.nextafter(near, dtype.type(np.inf)), near)
+        counts = (x.astype(np.float64) - near.astype(np.float64)) / unit * 2**places
+        return counts, near, np.nextafter(near, dtype.type(np.inf))
 
 
 def sixteen_bits(x):
@@ -132,10 +138,13 @@ def assert_lands(name, dtype, times, chunk=2**22):
         assert bad.size == 0, (bad.size, p[bad[:3]], u[bad[:3]], got[bad[:3]], stepped[bad[:3]])
         x = exact_sum(p.astype(np.float32), u)
         if name == "split8-stochastic":  # what is nearest to one of the two neighbours in 16 bits
-            low = (bits(x).astype(np.int64) & ~0xFF) if dtype == jnp.bfloat16 else None
-            if low is not None:
+            if dtype == jnp.bfloat16:
+                low = bits(x).astype(np.int64) & ~0xFF
                 ways = [half_away(np.uint32(low + up).view(np.float32), dtype) for up in (0, 0x100)]
-                assert (np.logical_or(got == ways[0], got == ways[1]) | ~np.isfinite(x)).all()
+            else:  # the nearest, or the one above where half a spacing, which is one count too many, may be reached
+                counts, near, above = counted(x, dtype, 8)
+                ways = [near, np.where(np.ceil(counts) == 2**7, above, near)]
+            assert (np.logical_or(got == ways[0], got == ways[1]) | ~np.isfinite(x)).all()
             continue
         if name == "stochastic":
             near = nearest_of(x, dtype)
@@ -165,6 +174,21 @@ def test_apply_updates_lands_from_every_bfloat16_and_1024_updates_each(name):
 @each_precision
 def test_apply_updates_lands_on_the_next_parameter_from_every_float16(name):
     assert_lands(name, "float16", 16, 2**20)
+
+
+def test_the_seed_of_each_storage_counts():
+    """Of the moments and of the parameters, whichever is larger; the default of both changes nothing."""
+
+    def landed(moments, parameters):
+        stored = adamx.store_state(adamx.adam(1e-2), mu=codecs.bfloat16(stochastic=True), seed=moments, min_size=0)
+        tx = adamx.store_params(stored, codecs.stochastic(), seed=parameters)
+        p = jnp.linspace(0.1, 1, 4096).astype(jnp.bfloat16)
+        p, state = jax.jit(tx.step)(p, tx.init(p), p)
+        return bits(np.asarray(p)).tobytes(), bits(np.asarray(state.moments["mu"])).tobytes()
+
+    ways = {(m, p): landed(m, p) for m in (0, 7) for p in (0, 3, 4)}
+    assert len({of[0] for of in ways.values()}) == len({of[1] for of in ways.values()}) == len(ways)
+    assert landed(7, 3) == ways[7, 3]
 
 
 @pytest.mark.parametrize("name", ["kahan", "split8", "split8-stochastic", "split16", "master"])
@@ -633,6 +657,13 @@ def test_a_pair_of_casts_would_not_be_found_there():
         (lambda: adamx.split_params(adamx.store_params(adamx.sgd(1.0), codecs.split8()), {}, "bf16"),
          ValueError, "dtype must be jnp.bfloat16 or jnp.float16, but is 'bf16'."),
         (lambda: adamx.split_params(adamx.sgd(1.0), {}), ValueError, "there is none in this transformation"),
+        (lambda: adamx.split_params(None, {}), TypeError, "split_params takes gradient transformations, but got None"),
+        (lambda: adamx.split_params(adamx.seven_bytes(adamx.sgd(1.0)), {"w": np.ones(2), "v": np.float32(1)}),
+         ValueError, "splits float32 parameters, but w is float64: cast"),
+        (lambda: adamx.full_params(adamx.adam(1.0).init(jnp.ones(2)), jnp.ones(2)),
+         ValueError, "reads a state of store_params, and there is none in this one"),
+        (lambda: adamx.full_params(jnp.ones(2), adamx.seven_bytes(adamx.sgd(1.0)).init(jnp.ones(2))),
+         ValueError, "reads a state of store_params, and there is none in this one"),
         (lambda: adamx.cautious(adamx.seven_bytes(adamx.sgd(1.0))), ValueError, "store_params must come last"),
         (lambda: adamx.galore(adamx.seven_bytes(adamx.sgd(1.0))), ValueError, "store_params must come last"),
         (lambda: adamx.chain(adamx.seven_bytes(adamx.sgd(1.0)), optax.scale(0.5)),

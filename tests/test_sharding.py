@@ -287,3 +287,20 @@ def test_inside_shard_map_each_device_runs_its_shard(kind, case):
         step = jax.jit(mapped).lower(params, grads).compile()
     assert not collectives(step)
     assert_same(case, jax.device_get(step(params, grads)), unmapped(case.name))
+
+
+@pytest.mark.parametrize("kind", ["8bit", "watched", "8bit watched", "8bit skipping"])
+@pytest.mark.parametrize(("devices", "spec"), [(1, P("d", None)), (8, P()), (8, P("d", None))], ids=str)
+def test_an_explicit_mesh_need_not_be_set_nor_have_several_devices(kind, devices, spec):
+    """What is computed in tiles, and what is written to rings, keeps the types of arrays on such a mesh."""
+    tx = adamx.adam(LR)
+    tx = adamx.store_state(tx, "8bit", tile=4096) if "8bit" in kind else tx
+    tx = adamx.skip_nonfinite(tx) if "skipping" in kind else tx
+    tx = adamx.watch(tx, every=1, max_bytes=1 << 16) if "watched" in kind else tx
+    on = jax.make_mesh((devices,), ("d",), devices=jax.devices()[:devices], axis_types=(AxisType.Explicit,))
+    there = jax.device_put(jnp.ones((16, 1024)), NamedSharding(on, spec))
+    update, here = jax.jit(tx.update), jnp.ones((16, 1024))
+    expected, state = update(here, tx.init(here), here)
+    got, after = update(there, tx.init(there), there)
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)

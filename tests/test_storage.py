@@ -475,7 +475,7 @@ def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, wa
 @pytest.mark.thin(slow=4)
 @pytest.mark.parametrize("way", ["step", slow("update", name="update")])
 @pytest.mark.parametrize(("store", "precision"), list(each_with_one(SIX, "8bit", "split8")))
-def test_temporaries_of_every_storage_and_precision_do_not_grow_with_the_model(store, precision, way):
+def test_temporaries_of_codecs_and_precisions_do_not_grow_with_the_model(store, precision, way):
     """With the two ends of GPT-2-small and one of its blocks they are what all twelve may hold, above the gradients."""
     tx, dtype = configured(store, precision)
     few = gpt2(dtype, 1)
@@ -660,9 +660,9 @@ def test_a_state_is_saved_with_the_names_of_its_codecs_and_trains_on(tmp_path, n
         "orbax": ocp.load(tmp_path / "orbax", target),
     }
     expected = jax.jit(tx.update)(params, state, params)
-    for way, again in restored.items():
+    for again in restored.values():
         same_bits(again, state)
-        same_bits(jax.jit(tx.update)(params, again, params), expected), way
+        same_bits(jax.jit(tx.update)(params, again, params), expected)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -497,9 +497,13 @@ def test_drained_records_survive_a_donated_step():
         (lambda: adamx.watch(adamx.adam(LR), history=1), "history must be a whole number"),
         (lambda: adamx.watch(adamx.adam(LR), spike=0.0), "spike must be finite and above 0"),
         (lambda: adamx.watch(adamx.adam(LR), max_bytes=10500).init(leaves(0)), "raise max_bytes"),
+        (lambda: adamx.watch(adamx.adam(LR), distributions="yes"), "distributions must be True or False"),
         (lambda: adamx.drain(adamx.adam(LR).init(leaves(0))), "holds 0 records"),
+        (lambda: adamx.watch(adamx.adam(LR)).update(leaves(0), adamx.adam(LR).init(leaves(0))), "not a state of this"),
+        (lambda: adamx.watch(adamx.adam(LR), distributions=True).update(
+            leaves(0), adamx.watch(adamx.adam(LR)).init(leaves(0))), "does not go on from one without"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_told(call, says):
     with pytest.raises((TypeError, ValueError), match=says):
         call()

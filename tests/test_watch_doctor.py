@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import adamx
 from adamx import codecs
 from adamx.diagnostics import doctor, metrics, reading, rules, thresholds
 from adamx.diagnostics.doctor import RULES, Finding, check, diagnose, exit_code, explain, to_json, unread
@@ -401,7 +404,7 @@ ALL = slice(None)
 DISASTERS = [
     Disaster("NONFINITE", bad("bad_update"), [bad("bad_update", 0), bad("bad_update", np.nan)], (1,), 600, "error"),
     Disaster("NONFINITE", bad("bad_param"), [bad("bad_param", 0)], (1,), 600, "error"),
-    Disaster("NONFINITE", bad("bad_grad"), [then(known(parts=["loss_scaling"]), bad("bad_grad"))], (1,), 600),
+    Disaster("NONFINITE", bad("bad_grad"), [then(known(guards=["loss_scaling"]), bad("bad_grad"))], (1,), 600),
     Disaster("NONFINITE", bad_pulse("grad_norm", np.nan), [bad_pulse("grad_norm", 1e30)], (), 700, "error"),
     Disaster("NONFINITE", bad_pulse("loss", np.inf), [bad_pulse("loss", 1e30)], (), 700, "error"),
     Disaster("NONFINITE", bad_pulse("loss", np.nan), [passed(7), lost(0)], (), 700, "error"),
@@ -714,6 +717,21 @@ def test_static_checks_are_those_of_the_first_step():
     assert check(About((), 1, {})) == []
 
 
+@pytest.mark.parametrize(("guard", "found"), [("loss_scaling", []), ("skip_nonfinite", ["warning"])])
+def test_gradients_that_a_guard_keeps_out_harm_nothing(guard, found):
+    """Of a real run: loss scaling lets some overflow by design."""
+    tx = adamx.watch(getattr(adamx, guard)(adamx.adamw(1e-3)), every=1)
+    params = {"w": jnp.ones((8, 8), jnp.float16)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for value in (0.01, 0.01, np.inf, 0.01):
+        updates, state = update({"w": jnp.full((8, 8), value, jnp.float16)}, state, params, loss=1.0)
+        params = optax.apply_updates(params, updates)
+    history = adamx.drain(state).history()
+    assert history.leaf["bad_grad"][:, 0].tolist() == [0, 0, 64, 0]
+    assert np.isfinite(history.leaf["surprise_before"][3]).all()  # what stands behind the guard is seen
+    assert [f.severity for f in diagnose(history, only=["NONFINITE"])] == found
+
+
 def test_a_loss_that_turned_to_nan_is_said_beside_what_broke_later_and_not_beside_what_broke_it():
     draft = bad_pulse("loss", np.nan)(Draft().put("bad_update", 1, 90, 1))  # the record of step 900
     loss, update = diagnose(draft.history(), only=["NONFINITE"])
@@ -722,7 +740,7 @@ def test_a_loss_that_turned_to_nan_is_said_beside_what_broke_later_and_not_besid
     draft = bad_pulse("loss", np.nan)(Draft().put("bad_update", 1, 70, 1))
     (update,) = diagnose(draft.history(), only=["NONFINITE"])
     assert "update" in update.says
-    draft = bad_pulse("grad_norm", np.inf)(bad_pulse("loss", np.inf)(known(parts=["loss_scaling"])(Draft())))
+    draft = bad_pulse("grad_norm", np.inf)(bad_pulse("loss", np.inf)(known(guards=["loss_scaling"])(Draft())))
     assert [f.says for f in diagnose(draft.history())] == []
 
 

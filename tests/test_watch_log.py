@@ -12,9 +12,11 @@ import time
 import warnings
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import adamx
 from adamx.diagnostics import log as watch_log
 from adamx.diagnostics.history import About, History, Leaf
 from adamx.diagnostics.log import Log, gaps, notes, read, segments
@@ -296,6 +298,15 @@ def test_notes_are_kept_and_added_to(tmp_path):
 def test_a_note_that_json_cannot_say_is_one_sentence(tmp_path, note):
     with pytest.raises(ValueError, match=r"^notes must be what JSON can say, but notes\['y'\] is not \(.*\); give str"):
         Log(tmp_path, {"x": 1, "y": note})
+
+
+def test_what_is_no_history_is_one_sentence(tmp_path):
+    tx, params = adamx.watch(adamx.sgd(1.0), every=1), jnp.ones(2)
+    drained = adamx.drain(tx.update(params, tx.init(params), params)[1])
+    with pytest.raises(TypeError, match=r"but got Drained: log\.append\(adamx\.drain\(state\)\.history\(\)\)\.$"):
+        Log(tmp_path).append(drained)
+    with pytest.raises(ValueError, match=r"^notes must be a mapping from names .* but are \['a'\]\.$"):
+        Log(tmp_path, ["a"])
 
 
 def test_a_gap_is_said(tmp_path):

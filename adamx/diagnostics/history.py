@@ -30,7 +30,8 @@ class About:
       every: steps between records.
       method: what is known of the transformation before the first step; keys that are not known are left out.
         Numbers: "b1", "b2", "eps", "weight_decay", "max_norm" (of a clip), "learning_rate" (if it is a number).
-        "parts": list of names. "codecs": {"mu": "int8(block=256)"}. "precision": "bf16+int8".
+        "parts": list of names. "guards": those of wrappers that keep bad gradients out. "precision": "bf16+int8".
+        "codecs": {"mu": "int8(block=256)"}.
         "decays": list of bool by leaf, which leaves weight decay reaches. "smallest_step": the least relative change
         of a parameter that survives a step, 0 if any does.
     """
@@ -93,7 +94,7 @@ class History:
             return ("there are no records",)
         found = []
         if "parts" not in self.about.method:
-            found.append("the watched transformation is not made of adamx's links")
+            found.append("the watched transformation does not show its links")
         if not any("loss" in table and not np.isnan(table["loss"]).all() for table in (self.whole, self.pulse)):
             found.append("no loss was passed to update(..., loss=...)")
         return tuple(found) or ("what they read was not recorded",)

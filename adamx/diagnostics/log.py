@@ -109,10 +109,15 @@ class Log:
           history: of the same leaves as what was appended before; it may overlap that.
 
         Raises:
+          TypeError: if it is no History.
           ValueError: if it is of other leaves, another process has written to this log, or it is the first append to a
             log that has steps, does not go on from its last step, and `resume` was not said.
           OSError: if the disk does not take it. The log is then as it was before.
         """
+        if not isinstance(history, History):
+            raise TypeError(
+                f"append takes a History, but got {type(history).__name__}: log.append(adamx.drain(state).history())."
+            )
         if self._about is not None:
             _check_leaves(self.path, self._about, history.about)
         back_to = None if self._follows(history) else _parting(read(self.path), history)
@@ -339,6 +344,8 @@ def _about(meta: Mapping[str, Any]) -> About:
 
 
 def _json_notes(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"notes must be a mapping from names to what JSON can say, but are {given!r:.60}.")
     for name, note in given.items():
         try:
             json.dumps({name: note}, allow_nan=False)

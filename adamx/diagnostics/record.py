@@ -18,6 +18,8 @@ from adamx.diagnostics.thresholds import SPIKE_BEFORE, SPIKE_SIGMA
 from adamx.ground import numerics, tree
 from adamx.ground.hyper import Derived, above_zero, whole
 from adamx.ground.transform import State, Transformation, check_transformation
+from adamx.wrap.guard import SkipState
+from adamx.wrap.scaling import ScaleState
 
 WINDOW, SPIKE = int(SPIKE_BEFORE.value), SPIKE_SIGMA.value
 FEWEST = 64  # steps of the window that there must be for a score
@@ -25,6 +27,13 @@ LEAST_SPREAD = 1e-3  # of the loss, and of the norm's logarithm: what the deviat
 PULSES, SPREADS, BINS = 512, 32, 16  # lengths of ring buffers; edges of a distribution
 RECORDED = tuple(name for name in WHOLE if name not in PULSE)
 COLUMNS = (*PULSE, *RECORDED)  # of a record of the whole tree
+
+
+GUARDS = {SkipState: "skip_nonfinite", ScaleState: "loss_scaling"}  # what keeps bad gradients out, by its state
+_OF_ANOTHER = (
+    "this is not a state of this watch: init it again, or put the state of tx into its `inner`; a watch with"
+    " distributions does not go on from one without."
+)
 
 
 class WatchState(NamedTuple):
@@ -97,7 +106,7 @@ def watch(
       arm: steps recorded after a spike.
 
     Raises:
-      TypeError: if tx is no transformation.
+      TypeError: if tx is no transformation; at the first update, if the state is not of this watch.
       ValueError: if a number is out of its range; at init, if not even two records fit into max_bytes, or tx holds
         another watch; at the first update, if the loss is not one number.
 
@@ -114,6 +123,8 @@ def watch(
     whole("history", history, 2)
     whole("max_bytes", max_bytes)
     whole("arm", arm, 0)
+    if not isinstance(distributions, bool):
+        raise ValueError(f"distributions must be True or False, but is {distributions!r:.60}.")
     above_zero("spike", spike)
     inner = tx if isinstance(tx, Transformation) else Transformation(*optax.with_extra_args_support(tx))
     if every == 0:
@@ -124,7 +135,7 @@ def watch(
         kept = inner.init(params)
         if _records(kept):
             raise ValueError("this transformation is watched already; leave one of the two watches out.")
-        about = _about(inner, params, every, spike)
+        about = _about(inner, kept, params, every, spike)
         count = max(len(about.leaves), 1)
         rows = _rows(count, len(about.to_json()), history, distributions, max_bytes)
         number = lambda n=0: jnp.full((), n, jnp.int32)
@@ -145,8 +156,8 @@ def watch(
         final = piece == pieces - 1
         beat, leaps = _pulse(grads, extra, state, step, spike)
         due = final & ((step % every == 0) | (step == 1) | (state.armed > 0) | leaps)
-        old = lambda ring, at: jax.lax.dynamic_index_in_dim(ring, at, keepdims=False)
-        put = lambda ring, at, row: jax.lax.dynamic_update_index_in_dim(ring, row, at, 0)
+        old = lambda ring, at: ring.at[at].get(mode="promise_in_bounds")
+        put = lambda ring, at, row: ring.at[at].set(row, mode="promise_in_bounds")
         put_if_due = lambda ring, at, row: put(ring, at, jnp.where(due, row, old(ring, at)))
         at, beat_at, spread_at = state.records % len(state.steps), (step - 1) % PULSES, state.records % SPREADS
         kept = (
@@ -186,6 +197,8 @@ def watch(
         not hold it: XLA's CPU back end before jax 0.12 removes those before it decides. So what is written depends on a
         bool that is never true.
         """
+        if not isinstance(state, WatchState) or distributions == isinstance(state.spread, tuple):
+            raise TypeError(_OF_ANOTHER)
         new, never = watched(grads, state, params, extra)
         if inner.late is not None:
             out, kept = inner.late(never, grads, new.inner, params, stepping)
@@ -253,13 +266,20 @@ def _is_trained(x: Any) -> bool:
     return hasattr(x, "dtype") and numerics.is_inexact(x.dtype)
 
 
-def _about(tx: Transformation, params: PyTree, every: int, spike: float) -> About:
+def _about(tx: Transformation, state: PyTree, params: PyTree, every: int, spike: float) -> About:
     leaves, names = tree.flatten(params)[0], tree.names(params)
     mine = _trained(params)
     method = _method(tx.inside, params, mine) if tx.inside else {}
+    guards = [name for kind, name in GUARDS.items() if _holds(state, kind)]
+    method |= {"guards": guards} if guards else {}
     method |= {"pieces": tx.every} if tx.every > 1 else {}
     method |= {"spike": float(spike)} if spike != SPIKE else {}
     return About(tuple(Leaf(names[i], np.shape(leaves[i]), leaves[i].dtype.name) for i in mine), every, method)
+
+
+def _holds(state: PyTree, kind: type) -> bool:
+    found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return any(isinstance(x, kind) for x in found)
 
 
 def _method(parts: Sequence[Any], params: PyTree, mine: list[int]) -> dict[str, Any]:

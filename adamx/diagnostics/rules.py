@@ -64,11 +64,13 @@ def _nonfinite(run: Run) -> Iterator[Seen]:
 
 def _nonfinite_tensors(run: Run) -> Iterator[Seen]:
     """The gradient alone is bad where a guard kept it out: no harm was done, and loss scaling does so by design."""
-    kinds = {"bad_grad": "gradient", "bad_update": "update", "bad_param": "parameters"}
+    guards = run.about.method.get("guards", ())
+    # Behind a guard the update is what it would have been.
+    kinds = {"bad_grad": "gradient"} | ({} if guards else {"bad_update": "update"}) | {"bad_param": "parameters"}
     tables = {kind: x for kind in kinds if (x := run.history.leaf.get(kind)) is not None and x.size}
     counts = {kind: np.where(np.isnan(x), 0, x) for kind, x in tables.items()}
     harmed = any((x > 0).any() for kind, x in counts.items() if kind != "bad_grad")
-    if "loss_scaling" in run.about.method.get("parts", ()) and not harmed:
+    if "loss_scaling" in guards and not harmed:
         return
     bad = [(x > 0).any(1) for x in counts.values()]
     if bad and np.logical_or.reduce(bad).any():
@@ -90,7 +92,7 @@ def _nonfinite_loss(run: Run) -> Iterator[Seen]:
     if loss is None:
         return
     at = np.isinf(loss) | _became_nan(loss)
-    if "loss_scaling" in run.about.method.get("parts", ()) and norm is not None:
+    if "loss_scaling" in run.about.method.get("guards", ()) and norm is not None:
         at &= np.isfinite(norm)  # it takes both back
     if at.any():
         yield _at_step(run, at, "the loss was")._replace(

@@ -4,6 +4,7 @@ Slots are decoded, the parts run in order in float32, and what they leave is enc
 leaf by leaf this is done in tiles, see :mod:`adamx.ground.stream`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -125,7 +126,8 @@ class Program:
         self.residue = (self.precision.keeps if self.precision else None) or ""
         self.tiled = bool(self.codecs) or self.precision is not None
         self.random = {i for i, part in enumerate(parts) if part.random or _draws(part.storage)}
-        self.seed = max((part.storage.seed for part in parts), default=0)
+        # Of all that draw; zeros, the default, change nothing.
+        self.seed = functools.reduce(lambda a, b: (31 * a + b) % 2**32, [part.storage.seed for part in parts], 0)
         self.tiles = [part.storage.tile for part in parts if part.storage.tile is not None]
         if any(part.storage.precision for part in parts[:-1]):
             raise ValueError(LANDS)

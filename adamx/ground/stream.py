@@ -230,7 +230,8 @@ def run(
             compute = lambda carry, fixed: fresh(tiled(carry, fixed) | still)
             # Behind a branch that the compiler cannot see through, and all that is read is read in there: otherwise it
             # copies whole arrays in each turn. The rest is computed while it is written, without a pass of its own.
-            made = jax.lax.cond(always, compute, _never(compute, carry, fixed), carry, fixed)
+            zeros = lambda *all_of: jax.tree.map(_zeros, compute(*all_of))  # of its kind; it is not computed for them
+            made = jax.lax.cond(always, compute, zeros, carry, fixed)
             new = settled(made, jax.eval_shape(tiled, carry, fixed) | still, there)
             bits = lambda k: (_as_bits(new[k]) if k in narrow else new[k]).reshape(size[0], -1)
             put = lambda k: jax.lax.dynamic_update_slice(carry[k], bits(k), place(k, corner_of(k)))
@@ -350,16 +351,14 @@ class _Start:
     def __init__(self, x: Array, value: float):
         self.shape, self.dtype, self.axes, self.value = x.shape, x.dtype, numerics.device_axes(x), value
 
-    def of(self, *lead: int) -> Array:
-        x = jnp.full((*lead, *self.shape), self.value, self.dtype)
+    def of(self, leaves: int) -> Array:
+        x = jnp.full((leaves, *self.shape), self.value, self.dtype)
         return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
 
 
-def _never(f: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """A branch beside f that is not taken: zeros of the kind that f makes."""
-    made: list[Any] = []  # as in _collected
-    jax.eval_shape(lambda: made.append(jax.tree.map(lambda x: _Start(x, 0), f(*args))))
-    return lambda *_: jax.tree.map(lambda s: s.of(), made[0], is_leaf=lambda s: isinstance(s, _Start))
+def _zeros(like: Array) -> Array:
+    """Of the same kind; jnp.zeros_like forgets an explicit mesh that is not the one set."""
+    return jnp.where(False, like, jnp.zeros((), like.dtype))
 
 
 def _loop(turns: int, one: Callable[[Array, Tiles], Tiles], carry: Tiles, always: Array) -> Tiles:

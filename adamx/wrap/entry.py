@@ -4,13 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
 from adamx.ground import numerics, tree
 from adamx.ground.codec import Precision
 from adamx.ground.leaf import is_narrow
-from adamx.ground.transform import State, Transformation, states
+from adamx.ground.transform import State, Transformation, check_transformation, states
 from adamx.parts import codecs
 
 _PRECISIONS = {str(p.keeps): p for p in (codecs.kahan(), codecs.split8(), codecs.split16(), codecs.master())}
@@ -35,8 +36,10 @@ def split_params(
       `TrainState` call init themselves; give them `optax.GradientTransformation(lambda _: state, tx.update)`.
 
     Raises:
-      ValueError: if dtype is another, or there is no `store_params` in tx.
+      TypeError: if tx is no transformation.
+      ValueError: if dtype is another, a parameter is float64, or there is no `store_params` in tx.
     """
+    check_transformation(tx, "split_params")
     try:
         known = is_narrow(jnp.dtype(dtype))
     except TypeError:
@@ -45,6 +48,12 @@ def split_params(
         raise ValueError(f"dtype must be jnp.bfloat16 or jnp.float16, but is {dtype!r:.60}.")
     dtype = jnp.dtype(dtype)
     leaves, treedef = _flat(params)
+    wide = [name for name, x in zip(tree.names(params), tree.flatten(params)[0], strict=True) if _is_double(x)]
+    if wide:
+        raise ValueError(
+            f"split_params splits float32 parameters, but {', '.join(wide[:3])} {'are' if wide[1:] else 'is'} float64:"
+            " cast with .astype(jnp.float32)."
+        )
     kept = [False] * len(leaves) if keep is None else tree.selected(keep, params, "keep")
     splits = [not k and getattr(x, "dtype", None) == jnp.float32 for k, x in zip(kept, leaves, strict=True)]
     leaves = [jnp.copy(x) if hasattr(x, "dtype") else x for x in leaves]
@@ -105,8 +114,11 @@ def full_params(state: PyTree, params: PyTree) -> PyTree:
       params: the visible ones; bfloat16 and float16 leaves of any shapes become float32, others stay as they are.
 
     Raises:
-      ValueError: if the state was made for other parameters, or keeps one of them in two ways.
+      ValueError: if the state holds none of `store_params`, was made for other parameters, or keeps one of them in two
+        ways.
     """
+    if not any(name.startswith(MARK) for s in states(state) for name in s.scalars):
+        raise ValueError("full_params(state, params) reads a state of store_params, and there is none in this one.")
     leaves, treedef = _flat(params)
     ways = _beside(state, params)
     return treedef.unflatten(
@@ -155,6 +167,10 @@ def _hidden(x: Any) -> bool:
 def _flat(of: PyTree) -> tuple[list[Any], Any]:
     """The leaves, with None and what `optax.masked` hides kept as leaves, and the structure."""
     return jax.tree.flatten(of, is_leaf=_hidden)
+
+
+def _is_double(x: Any) -> bool:
+    return getattr(x, "dtype", None) == np.float64
 
 
 def narrow(x: Any) -> bool:

@@ -86,10 +86,12 @@ def loss_scaling(
     def init(params: PyTree) -> ScaleState:
         return ScaleState(guarded.init(params), jnp.full((), first, jnp.float32), jnp.zeros((), jnp.int32))
 
+    def unscaled(grads: PyTree, scale: Array) -> PyTree:
+        return jax.tree.map(lambda g: _divided(numerics.as_array(g), scale) if is_trained(g) else g, grads)
+
     def update(updates: PyTree, state: ScaleState, params: PyTree = None, **extra: Any) -> tuple[PyTree, ScaleState]:
         scale = state.scale
-        grads = jax.tree.map(lambda g: _divided(numerics.as_array(g), scale) if is_trained(g) else g, updates)
-        out, inner = guarded.update(grads, state.inner, params, **extra)
+        out, inner = guarded.update(unscaled(updates, scale), state.inner, params, **extra)
         for old, new in zip(*map(jax.tree.leaves, (state.inner, inner)), strict=True):
             if getattr(old, "dtype", new.dtype) != new.dtype:
                 raise TypeError(
@@ -104,7 +106,11 @@ def loss_scaling(
         return out, ScaleState(inner, scale, jnp.where(grows, 0, good))
 
     made = _Scaling(init, update, every=guarded.every)
-    made.lands = guarded.lands
+    made.lands, made.inside = guarded.lands, guarded.inside
+    if guarded.seen is not None:
+        made.seen = lambda see, grads, state, params=None: guarded.seen(
+            see, unscaled(grads, state.scale), state.inner, params
+        )
     return made
 
 
