@@ -178,7 +178,7 @@ def test_the_doctors_json_is_strict(run, doctor, capsys):
 def test_the_doctor_says_which_rules_had_nothing_to_read(run, doctor, report, capsys, found):
     doctor.found, doctor.nothing = found, ["STALE_V"]
     main(["doctor", run])
-    said = "1 of 2 rules had nothing to read: STALE_V, because the watched transformation is not made of adamx's links."
+    said = "1 of 2 rules had nothing to read: STALE_V, because the watched transformation does not show its links."
     first, _, rest = capsys.readouterr().out.partition("\n")
     assert first.startswith(f"{run}: {len(found)} finding")
     rest = " ".join(rest.split())

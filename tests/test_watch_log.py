@@ -12,11 +12,9 @@ import time
 import warnings
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import adamx
 from adamx.diagnostics import log as watch_log
 from adamx.diagnostics.history import About, History, Leaf
 from adamx.diagnostics.log import Log, gaps, notes, read, segments
@@ -301,6 +299,10 @@ def test_a_note_that_json_cannot_say_is_one_sentence(tmp_path, note):
 
 
 def test_what_is_no_history_is_one_sentence(tmp_path):
+    import jax.numpy as jnp  # here, since processes without jax read this file
+
+    import adamx
+
     tx, params = adamx.watch(adamx.sgd(1.0), every=1), jnp.ones(2)
     drained = adamx.drain(tx.update(params, tx.init(params), params)[1])
     with pytest.raises(TypeError, match=r"but got Drained: log\.append\(adamx\.drain\(state\)\.history\(\)\)\.$"):

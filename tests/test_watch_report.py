@@ -949,7 +949,7 @@ def test_what_the_doctor_could_not_look_at_is_said_beside_what_it_found(late, br
     page = opened(browser, tmp_path / "x.html")
     cards = page.locator(".card").all_inner_texts()
     assert cards[0].startswith("✓ Nothing found in what was recorded")
-    assert "QERR, because the watched transformation is not made of adamx's links." in cards[1]
+    assert "QERR, because the watched transformation does not show its links." in cards[1]
     page.context.close()
 
 

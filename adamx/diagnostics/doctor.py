@@ -99,7 +99,7 @@ def check(about: About) -> list[Finding]:
 def unread(history: History) -> tuple[str, ...]:
     """Ids of the rules that had nothing to read in this history, in the order of :data:`RULES`.
 
-    Their silence says nothing: the watched transformation is not made of adamx's links, no loss was passed, a step
+    Their silence says nothing: the watched transformation does not show its links, no loss was passed, a step
     takes several gradients, or there are no records yet. What a known method does not have (weight decay, moments that
     are stored in fewer bits) needs no rule, and is not counted.
     """

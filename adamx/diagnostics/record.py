@@ -78,7 +78,7 @@ def watch(
     spike: float = SPIKE,
     arm: int = 16,
 ) -> Transformation:
-    """The same transformation, which records what it does: same updates bit for bit, same inner state.
+    """The same transformation, which records what it does: the same operations on updates and inner state.
 
     Every `every` steps the statistics of :mod:`adamx.diagnostics.metrics` are written to ring buffers in the state, all
     on the device: no callback, no wait for the host. Each step the loss (if it is passed, `update(..., loss=value)`)
@@ -86,12 +86,15 @@ def watch(
     :func:`drain` reads the records.
 
     A record looks at gradients, parameters and moments once more, in tiles, before the step changes them. Of methods
-    made of adamx's links, also inside `skip_nonfinite`, all statistics are recorded; of other transformations those of
-    gradients, updates and parameters, for which a record computes the update once more.
+    made of adamx's links, also inside `skip_nonfinite` and `loss_scaling`, all statistics are recorded; of others, and of
+    what `param_groups`, `cautious`, `galore` and `optax.chain` put together, those of gradients, updates and parameters,
+    for which a record computes the update once more.
 
     Where several gradients make up a step (`accumulate`), the pulse is of all of them: their mean loss, the root mean
     square of their norms, the largest score; statistics of the gradient are those of the last, with the moments as they
     were before it.
+
+    Updates are the same bit for bit where no compiler contracts a product and a sum into one rounding.
 
     Under `vmap` every step costs a record, since a condition becomes a choice there.
 
