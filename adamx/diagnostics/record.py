@@ -86,9 +86,9 @@ def watch(
     :func:`drain` reads the records.
 
     A record looks at gradients, parameters and moments once more, in tiles, before the step changes them. Of methods
-    made of adamx's links, also inside `skip_nonfinite` and `loss_scaling`, all statistics are recorded; of others, and of
-    what `param_groups`, `cautious`, `galore` and `optax.chain` put together, those of gradients, updates and parameters,
-    for which a record computes the update once more.
+    made of adamx's links, also inside `skip_nonfinite` and `loss_scaling`, all statistics are recorded; of others, and
+    of what `param_groups`, `cautious`, `galore` and `optax.chain` put together, those of gradients, updates and
+    parameters, for which a record computes the update once more.
 
     Where several gradients make up a step (`accumulate`), the pulse is of all of them: their mean loss, the root mean
     square of their norms, the largest score; statistics of the gradient are those of the last, with the moments as they
