@@ -68,7 +68,7 @@ async function flush(which) {
   for (const p of [...due.filter((q) => q.light), ...due.filter((q) => !q.light)]) {
     if (begin && !p.light && !library) {
       // what needs no plotly is on the screen, and works, before it is read
-      performance.mark("adamx:usable");
+      performance.mark("adamx:shown");
       await frame();
     }
     dirty.delete(p);
