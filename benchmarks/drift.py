@@ -81,10 +81,10 @@ def main(argv: list[str] | None = None) -> None:
     rms = lambda x: float(jnp.sqrt(jnp.mean(jnp.square(x))))
     for name, (way, step, params, state) in runs.items():
         params, state = way(step, params, state, args.steps)
-        end = adamx.full_params(state, params)
+        end = adamx.full_params(state, params) if params.dtype == jnp.bfloat16 else params
         if first is None:
             first = end
-            print(f"| {name} | moves {rms(end - start):.3g} | |", flush=True)
+            print(f"| {name} | (moves {rms(end - start):.3g}) | |", flush=True)
         else:
             print(f"| {name} | {rms(end - first) / rms(first - start):.1e} | {float(jnp.mean(end == first)):.1%} |")
 

@@ -58,8 +58,10 @@ def decoded(tx, state, slot, like):
 def oracle(tx, grads, before, after, params, new):
     """Every statistic by leaf, from states and parameters before and after a step, in float64; t from 1."""
     t = int(before.count) + 1
-    exact = {k: np.float64(x) for k, x in adamx.full_params(before, params).items()}
-    landed = {k: np.float64(x) for k, x in adamx.full_params(after, new).items()}
+    kept = any(part.storage.precision for part in tx.parts)
+    full = adamx.full_params if kept else lambda _, params: params
+    exact = {k: np.float64(x) for k, x in full(before, params).items()}
+    landed = {k: np.float64(x) for k, x in full(after, new).items()}
     m1, v1, mS, vS = (decoded(tx, s, slot, params) for s in (before, after) for slot in ("mu", "nu"))
     g0 = {k: np.float64(x) for k, x in grads.items()}
     total = norm(*g0.values())
