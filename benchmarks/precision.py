@@ -16,6 +16,7 @@ import gc
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ PARAMS: dict[str, Any] = {
     "split16": codecs.split16(),
     "master": codecs.master(),
 }
+
+
+BEGAN = time.perf_counter()
 
 
 class Contestant(NamedTuple):
@@ -121,14 +125,20 @@ def peers() -> list[Contestant]:
     return [*found, Contestant("flashoptim-jax", flash.init, flash.step, None, jnp.bfloat16, None)]
 
 
+def tell(what: str) -> None:
+    """How far the command is, beside the table."""
+    print(f"{time.perf_counter() - BEGAN:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+
 def bytes_of(tree: Any) -> int:
     """Of all arrays of a tree."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 class Measured(NamedTuple):
-    """A row before the race: compiled step, and bytes a parameter."""
+    """A row before the race: compiled start and step, and bytes a parameter."""
 
+    start: Any
     run: Any
     state: float
     training: float
@@ -153,20 +163,20 @@ def measure(c: Contestant, params: Any) -> Measured:
 
         both = jax.jit(made, donate_argnums=(0, 1)).lower(like, state, like).compile()
         update = max(0.0, temporaries(both) - jnp.dtype(c.dtype).itemsize)
-    weights = bytes_of(like) / n
-    return Measured(compiled, bytes_of(state) / n, bytes_of(state) / n + 2 * weights, temporaries(compiled), update)
+    start = jax.jit(c.init).lower(like).compile()
+    kept, weights = bytes_of(state) / n, bytes_of(like) / n
+    return Measured(start, compiled, kept, kept + 2 * weights, temporaries(compiled), update)
 
 
-def turn(c: Contestant, compiled: Any, params: Any, grads: Any) -> float:
+def turn(c: Contestant, m: Measured, params: Any, grads: Any) -> float:
     """Seconds of a step from fresh arrays, the median of a few after one that is not counted."""
     cast = lambda tree: jax.tree.map(lambda x: jnp.array(x, c.dtype), tree)
     mine, own = cast(params), cast(grads)
-    state = jax.jit(c.init)(mine)
-    mine, state = jax.block_until_ready(compiled(mine, state, own))
+    mine, state = jax.block_until_ready(m.run(mine, m.start(mine), own))
     took: list[float] = []
     while len(took) < 3:
         start = time.perf_counter()
-        mine, state = jax.block_until_ready(compiled(mine, state, own))
+        mine, state = jax.block_until_ready(m.run(mine, state, own))
         took.append(time.perf_counter() - start)
     return statistics.median(took)
 
@@ -206,6 +216,7 @@ def losses(found: list[Contestant], short: bool) -> dict[str, tuple[float, float
     final = {}
     for c in found:
         if c.build is not None:
+            tell(f"trains {c.name}")
             run = task.trainer(c.build)
             final[c.name] = [run(seed)[0] for seed in range(task.seeds)]
     base = final.get("float32")
@@ -240,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         wanted = [ours("float32", "none"), *wanted]
     rows: list[tuple[Contestant, Measured]] = []
     for c in [*wanted, *([] if args.no_peers else peers())]:
+        tell(f"compiles {c.name}")
         try:
             rows.append((c, measure(c, params)))
         except Exception as error:
@@ -254,8 +266,9 @@ def main(argv: list[str] | None = None) -> None:
         except Exception as error:
             print(f"{name} does not run here: {type(error).__name__}")
             del others[name]
-    for _ in range(args.rounds):
-        turns = [(c.name, lambda c=c, m=m: turn(c, m.run, params, grads)) for c, m in rows] + list(others.items())
+    for i in range(args.rounds):
+        tell(f"round {i + 1} of {args.rounds}")
+        turns = [(c.name, lambda c=c, m=m: turn(c, m, params, grads)) for c, m in rows] + list(others.items())
         for name, go in order.sample(turns, len(turns)):
             seconds.setdefault(name, []).append(go())
             gc.collect()

@@ -236,6 +236,30 @@ def test_inside_shard_map_the_kernel_runs_as_it_is():
     assert_same(jax.jit(kernel)(params, state, params), jax.jit(plain)(params, state, params))
 
 
+@pytest.mark.parametrize(
+    ("specs", "says"),
+    [
+        ({"w": P("d")}, r"specs must be PartitionSpecs in a tree of the parameters' structure.*parameters are b, w"),
+        ({"w": P("d"), "b": "d"}, r"specs must be PartitionSpecs in a tree"),
+        (P(None, "d"), r"\(None, 'd'\) cuts 2 axes, but b has the shape \(256,\)"),
+        (P("model"), r"b is cut along model, but the mesh has the axes d\."),
+    ],
+)
+def test_specifications_that_do_not_fit_are_refused_at_init(specs, says):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    params = tree(0, jnp.bfloat16, {"w": (256, 512), "b": (256,)})
+    with pytest.raises(ValueError, match=says):
+        fused(METHODS["seven bytes"][1](), specs=specs, mesh=mesh).init(params)
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=says):
+        jax.eval_shape(fused(METHODS["seven bytes"][1](), specs=specs).init, params)
+
+
+def test_a_leaf_that_the_mesh_does_not_divide_keeps_the_plain_path():
+    tx, params = METHODS["seven bytes"][1](), tree(0, jnp.bfloat16, {"w": (257, 512)})
+    kernel = fused(tx, specs=P("d"), mesh=jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,)), interpret="tpu")
+    assert kernels_in(kernel.step, params, tx.init(params), params) == 0
+
+
 def test_what_cannot_be_fused_is_refused_with_a_reason():
     with pytest.raises(TypeError, match=r"fused takes a method or a chain of links, with its storage inside, not "):
         fused(adamx.skip_nonfinite(adamx.adamw(1e-3)))

@@ -48,7 +48,8 @@ def fused(
 
     Raises:
       TypeError: if tx is not made of adamx's links.
-      ValueError: if a link asks about the whole tree (clipping by the global norm), or interpret names no platform.
+      ValueError: if a link asks about the whole tree (clipping by the global norm), or interpret names no platform; by
+        its `init`, and by a `step` under another mesh, if specs do not fit the parameters or name no axis of the mesh.
 
     >>> import adamx
     >>> tx = adamx.seven_bytes(adamx.adamw(1e-2))
@@ -79,7 +80,7 @@ def fused(
         trees = {"p": params, "g": grads} | {name: state.moments[name] for name in program.held(0)}
         leaves = {name: treedef.flatten_up_to(x) for name, x in trees.items()}
         labels = [part.labels(params) if part.labels else [None] * len(gs) for part in parts]
-        places = [None] * len(gs) if specs is None else _spread(specs, treedef.unflatten(range(len(gs))))
+        places = [None] * len(gs) if specs is None else _spread(specs, params, mesh)
         t = numerics.increment(state.count)
         now = Step(t, [h.resolved(state.count, t, jnp.float32, {}) for h in program.hypers], None, None)
         taken: dict[int, dict[str, Array]] = {}
@@ -105,7 +106,12 @@ def fused(
         each: dict[str, Any] = {name: lambda name=name: on(name, grads, state, params) for name in PLATFORMS}
         return jax.lax.platform_dependent(**each, default=lambda: tx.step(grads, state, params))
 
-    made = Transformation(tx.init, tx.update, parts, step)
+    def init(params: PyTree) -> State:
+        if specs is not None:
+            _spread(specs, params, mesh)
+        return tx.init(params)
+
+    made = Transformation(init, tx.update, parts, step)
     made.guarded, made.seen, made.inside, made.lands = tx.guarded, tx.seen, tx.inside, tx.lands
     return made
 
@@ -146,6 +152,8 @@ class _Fused(Program):
             sizes = (self.mesh or jax.sharding.get_abstract_mesh()).shape
             pieces = [math.prod(sizes[a] for a in axes) for axes in grid.axes(spec, len(shape))]
             if any(n > 1 for n in pieces[1:-1]):  # a shard's rows would be no stretch of the leaf's
+                return None
+            if any(n % k for n, k in zip(shape, pieces, strict=True)):
                 return None
             shape = tuple(n // k for n, k in zip(shape, pieces, strict=True))
         fits = (
@@ -207,8 +215,25 @@ class _Fused(Program):
         return sharded(now, key, arrays)
 
 
-def _spread(specs: PyTree, leaves: PyTree) -> list[Any]:
+def _spread(specs: PyTree, params: PyTree, mesh: Any) -> list[Any]:
     """The specification of every leaf."""
     is_spec = lambda x: x is None or isinstance(x, P)
     below = lambda spec, part: jax.tree.map(lambda _: P() if spec is None else spec, part)
-    return tree.flatten(jax.tree.map(below, specs, leaves, is_leaf=is_spec))[0]
+    leaves, treedef = tree.flatten(params)
+    try:
+        found = tree.flatten(jax.tree.map(below, specs, treedef.unflatten(range(len(leaves))), is_leaf=is_spec))[0]
+    except (ValueError, TypeError):
+        found = [None]
+    if not all(isinstance(spec, P) for spec in found):
+        raise ValueError(
+            "specs must be PartitionSpecs in a tree of the parameters' structure, or in a prefix of it, not"
+            f" {specs!r:.80}; the parameters are {tree.some(tree.names(params))}."
+        )
+    there = (mesh or jax.sharding.get_abstract_mesh()).axis_names
+    for spec, leaf, name in zip(found, leaves, tree.names(params), strict=True):
+        if len(spec) > np.ndim(leaf):
+            raise ValueError(f"{spec} cuts {len(spec)} axes, but {name} has the shape {np.shape(leaf)}.")
+        unknown = [a for each in grid.axes(spec, np.ndim(leaf)) for a in each if there and a not in there]
+        if unknown:
+            raise ValueError(f"{name} is cut along {tree.some(unknown)}, but the mesh has the axes {tree.some(there)}.")
+    return found
