@@ -136,7 +136,7 @@ def test_hyper_parameters_survive_injection_on_bfloat16_parameters(case):
     chex.assert_trees_all_close(updates, expected, rtol=max(1e-4, 2 * max(lost, default=0)))
 
 
-@pytest.mark.thin(default=3, slow=7)
+@pytest.mark.thin(default=6, slow=7)
 @each_method
 def test_meta_gradients_are_finite_where_gradients_are_zero(case):
     """Through five steps, with respect to learning rate, parameters and gradients, half or all of these being zero."""
@@ -189,6 +189,7 @@ ODD = {
 }
 
 
+@pytest.mark.thin(default=2)
 @each_kind
 def test_odd_leaves_are_carried_along(case):
     tx = case.make()
@@ -225,6 +226,7 @@ def test_a_gradient_that_is_none_leaves_its_leaf_alone(case):
         chex.assert_trees_all_equal(moment["b"], old["b"])
 
 
+@pytest.mark.thin(default=2)
 @each_kind
 def test_step_is_update_and_addition(case):
     tx, params, grads = case.make(), filled("float32"), filled("float32", 1)
@@ -247,6 +249,7 @@ def test_step_does_not_round_the_update_to_the_gradients_dtype():
     assert not np.allclose(optax.apply_updates(params, tx.update(grads, tx.init(params))[0])["w"], exact, atol=1e-5)
 
 
+@pytest.mark.thin(default=2)
 @each_merged
 def test_merging_changes_nothing(case):
     """adamx.chain against optax.chain of the same parts, one by one."""
@@ -265,7 +268,7 @@ OWN = {*dir(optax.contrib)} - {"muon"}
 SWEEPS = {"b1": [0.5, 0.9], "b2": [0.9, 0.99], "eps": [1e-8, 1e-2], "weight_decay": [0.0, 0.1], "momentum": [0.5, 0.9]}
 
 
-@pytest.mark.thin(default=3, slow=7)
+@pytest.mark.thin(default=6, slow=7)
 @each_method
 def test_vmap_over_hyper_parameters_equals_the_loop(case):
     with jax.enable_x64(case.wide):  # a batched eigh rounds otherwise

@@ -347,7 +347,7 @@ def test_compare_tables_six_methods_that_all_learn(tmp_path, capsys):
     ("fault", "finds", "also"),  # what it also may find: what says the same, or what the fault did
     [
         ("none", set(), set()),
-        ("eps", {"EPS_LARGE"}, set()),
+        pytest.param("eps", {"EPS_LARGE"}, set(), marks=pytest.mark.slow),
         pytest.param("lr", {"LOSS_ROSE"}, {"UPDATE_RATIO", "MOMENTUM_FIGHT", "DEAD_LEAF"}, marks=pytest.mark.slow),
         pytest.param("b2", {"V_COASTING"}, set(), marks=pytest.mark.slow),
         pytest.param("bf16", {"BF16_STALL"}, {"UPDATE_RATIO"}, marks=pytest.mark.slow),

@@ -277,6 +277,7 @@ OFF = {
 }
 
 
+@pytest.mark.thin(default=2)
 @each_dtype
 @each_precision
 def test_a_run_starts_from_float32_and_ends_in_it_within_what_its_precision_keeps(name, dtype):
@@ -410,6 +411,7 @@ def trained(tx, dtype="bfloat16", steps=4, apply=optax.apply_updates):
     return p, state
 
 
+@pytest.mark.thin(default=2)
 @each_dtype
 @each_precision
 def test_another_librarys_method_is_stored_like_ones_own(name, dtype):
@@ -442,6 +444,7 @@ SURROUNDED = {
 }
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize("around", SURROUNDED.values(), ids=SURROUNDED)
 @pytest.mark.parametrize("name", ["split8", "stochastic"])
 def test_what_stands_around_it_changes_no_bit(name, around):
@@ -560,6 +563,7 @@ def step_of(tx):
     return step
 
 
+@pytest.mark.thin(default=2)
 @each_dtype
 @each_precision
 def test_two_steps_in_one_program_are_two_programs_of_one_step(name, dtype):

@@ -229,7 +229,8 @@ def trained(tx, params, images, labels, dtype, steps):
     return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))((params, tx.init(params)))
 
 
-@pytest.mark.parametrize("stored", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", ["float32", "float16"])
 def test_a_deep_float16_network_learns_digits_with_scaling_and_hardly_without(stored):
     """Seven sigmoid layers: the mean of 1797 losses has gradients below 2^-24 in the first of them."""
     images, labels = digits()

@@ -158,6 +158,7 @@ def test_a_sharded_run_is_the_unsharded_run(case):
     assert_same(case, jax.device_get((params, state)), unsharded(case.name))
 
 
+@pytest.mark.thin(default=2)
 @each_reducing
 def test_a_method_that_reduces_runs_on_shards_to_rounding(case):
     tx, params, expected = made(case), on_devices(0, AxisType.Auto), tree(0)
@@ -289,6 +290,7 @@ def test_inside_shard_map_each_device_runs_its_shard(kind, case):
     assert_same(case, jax.device_get(step(params, grads)), unmapped(case.name))
 
 
+@pytest.mark.thin(default=4)
 @pytest.mark.parametrize("kind", ["8bit", "watched", "8bit watched", "8bit skipping"])
 @pytest.mark.parametrize(("devices", "spec"), [(1, P("d", None)), (8, P()), (8, P("d", None))], ids=str)
 def test_an_explicit_mesh_need_not_be_set_nor_have_several_devices(kind, devices, spec):

@@ -112,7 +112,7 @@ def assert_keeps_the_contracts(tx, p_dtype, g_dtype):
     chex.assert_tree_all_finite([x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)])
 
 
-@pytest.mark.thin(slow=8)
+@pytest.mark.thin(default=2, slow=8)
 @pytest.mark.parametrize("preset", ["8bit", slow("4bit", name="4bit"), slow("bf16", name="bf16")])
 @each_method_kind
 def test_every_method_runs_with_every_preset(case, preset):
@@ -211,6 +211,7 @@ def size_of(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize("precision", [None, "split8", *(slow(p, name=p) for p in PRECISIONS if p != "split8")])
 @pytest.mark.parametrize("store", [None, "4bit", "factored", slow("8bit", name="8bit")])
 def test_a_plan_tells_the_bytes_of_the_real_state(store, precision):
@@ -455,13 +456,15 @@ def configured(store, precision):
     return tx, "float32" if precision is None else "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "precision", "way"),
     [
         ("8bit", "split8", "step"),
-        slow("8bit", "split8", "update"),
-        slow("4bit", None, "step"),
-        slow("bf16", "kahan", "step"),
+        ("8bit", "split8", "update"),
+        ("4bit", None, "step"),
+        ("bf16", "kahan", "step"),
+        ("factored", "split8", "step"),
     ],
 )
 def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, way):
@@ -474,7 +477,7 @@ def test_a_step_of_gpt2_holds_a_quarter_byte_of_temporaries(store, precision, wa
 
 @pytest.mark.thin(slow=4)
 @pytest.mark.parametrize("way", ["step", slow("update", name="update")])
-@pytest.mark.parametrize(("store", "precision"), list(each_with_one(SIX, "8bit", "split8")))
+@pytest.mark.parametrize(("store", "precision"), list(each_with_one([*SIX, "factored"], "8bit", "split8")))
 def test_temporaries_of_codecs_and_precisions_do_not_grow_with_the_model(store, precision, way):
     """With the two ends of GPT-2-small and one of its blocks they are what all twelve may hold, above the gradients."""
     tx, dtype = configured(store, precision)
@@ -488,6 +491,32 @@ def test_a_step_that_is_not_cut_holds_many_bytes_of_temporaries():
     whole = stored(adamx.adamw(LR), "8bit", "split8", tile=2**31)
     params = {"w": jax.ShapeDtypeStruct((3072, 768), "bfloat16")}
     assert temporaries(whole, "bfloat16", "bfloat16", "step", params) > 4 * parameters(params)
+
+
+@pytest.mark.parametrize(
+    ("axes", "precision"),
+    [
+        ("rows and columns", "split8"),
+        slow("rows and columns", None),
+        (0, None),
+        *(slow(*row) for row in [(-1, None), (None, None), (0, "split8"), (None, "split8")]),
+    ],
+)
+def test_what_keeps_less_than_every_element_is_stepped_some_rows_at_a_time(axes, precision):
+    projection = projections.factored() if axes == "rows and columns" else projections.pooled(axes)
+
+    def make(tile):
+        tx = store_state(adamx.adamw(LR), mu=codecs.int8(), nu=codecs.reduced(projection), tile=tile)
+        return tx if precision is None else store_params(tx, PRECISIONS[precision]())
+
+    dtype = "float32" if precision is None else "bfloat16"
+    params = {"w": jax.ShapeDtypeStruct((3072, 768), dtype)}
+    if precision is None:  # narrow parameters are written by slabs as large as this leaf
+        assert temporaries(make(2**14), dtype, dtype, "step", params) <= 0.25 * parameters(params)
+        assert temporaries(make(2**31), dtype, dtype, "step", params) > 4 * parameters(params)
+    shapes = {"w": (37, 300), "tall": (5000, 1), "row": (1, 5000), "three": (3, 5, 300)}
+    whole, tiles = (three_steps(adamx.skip_nonfinite(make(tile)), dtype, "update", shapes) for tile in (2**31, 1000))
+    assert_the_same_but_for_roundings(tiles, whole)
 
 
 # Shards

@@ -242,7 +242,12 @@ def watch_bytes(leaves: int, history: int = 256, *, distributions: bool = False,
       history: R, records.
       distributions: whether they are kept.
       about: bytes of the text that describes them.
+
+    Raises:
+      ValueError: if one of the numbers is below 0.
     """
+    for name, value in (("leaves", leaves), ("history", history), ("about", about)):
+        whole(name, value, 0)
     spread = 4 * SPREADS * (1 + leaves * len(EDGES) * BINS) if distributions else 0
     rings = 4 * history * (1 + len(COLUMNS) + leaves * len(LEAF)) + 4 * PULSES * (1 + len(PULSE))
     return 12 + rings + spread + about

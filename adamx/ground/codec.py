@@ -16,6 +16,22 @@ LEAST = TINY * 2**8  # numbers of bfloat16 from here on are apart by TINY or mor
 Noise = Callable[[], UInt32[Array, "..."]]  # independent bits for every element of the leaf, the same every time asked
 
 
+class Fold(NamedTuple):
+    """How a codec that keeps less than every element of a matrix reads and makes that some whole rows at a time.
+
+    Of what it keeps, an array has an entry for each row, of length 1 along the columns, or is one for all rows.
+
+    Attributes:
+      ready: `(kept, shape) -> ready`, what rows are decoded from, of the same shapes; once for a leaf.
+      decode: `(ready's rows, shape of the rows) -> x`, float32.
+      encode: `(x of the rows, shape of the leaf) -> kept`; of the arrays for all rows their share, to be added up.
+    """
+
+    ready: Callable[[Mapping[str, Array], tuple[int, ...]], dict[str, Array]]
+    decode: Callable[[Mapping[str, Array], tuple[int, ...]], Array]
+    encode: Callable[[Array, tuple[int, ...]], dict[str, Array]]
+
+
 class Codec(NamedTuple):
     """How a moment is kept between steps: `decode(encode(x))` is near x, in fewer bytes.
 
@@ -31,6 +47,7 @@ class Codec(NamedTuple):
       random: whether `encode` draws from its noise.
       smallest_step: the least change that is sure to survive, relative to the number for floats and to the largest of
         its block for blocks; 0 where changes of any size survive on average.
+      fold: where `cuts` says 0, how to do it by rows; None where a leaf must be whole.
     """
 
     name: str
@@ -41,6 +58,7 @@ class Codec(NamedTuple):
     signed: bool
     random: bool
     smallest_step: float
+    fold: Fold | None = None
 
     def names(self, slot: str) -> dict[str, str]:
         """The names in the state, by what is kept: {"": "mu", "scale": "mu_scale"}."""

@@ -220,6 +220,8 @@ class Leaf:
         self.encoded = [
             s for s in self.mine if s in program.codecs and self._codec(s).encoded(self._of(s, kept), g.shape)
         ]
+        # Of which less than every element is kept, and which can be stepped some rows at a time all the same.
+        self.folds = {s: fold for s in self.encoded if len(self.shape) == 2 and (fold := self._codec(s).fold)}
         self.returned = "p" if self.stepping else "g"
         # Where the gradient is wide enough, the next parameter is written over it; the update is their difference.
         self.over_gradient = p is not None and g.dtype in (p.dtype, jnp.float32)
@@ -276,7 +278,7 @@ class Leaf:
         u, new = self.mathematics(self._widened(g), self._loaded(tiles), exact)
         if self.ending and self.program.every > 1:  # only the last gradient of a step moves the parameters
             u = jnp.where(self.now.micro == self.program.every - 1, u, numerics.NO_CHANGE)
-        before = {} if skip is None else {name: x for name, x in tiles.items() if name not in ("g", "u")}
+        before = {} if skip is None else {name: tiles[name] for name in self.whole if name != "g" and name in tiles}
         return Fresh(exact + u if self.stepping or self.lands else u, new, before)
 
     def settled(self, fresh: Fresh, like: Mapping[str, Any], first: tuple[Any, Any]) -> dict[str, Array]:
@@ -300,9 +302,23 @@ class Leaf:
 
     def _loaded(self, tiles: Mapping[str, Array]) -> dict[str, Array]:
         """The slots, as wide as the step computes."""
-        codecs, g = self.program.codecs, tiles["g"]
-        kept = {s: codecs[s].load(self._of(s, tiles), g.shape) if s in codecs else tiles[s] for s in self.mine}
-        return {s: self._widened(x) for s, x in kept.items()}
+        codecs, shape = self.program.codecs, tiles["g"].shape
+
+        def loaded(slot: str) -> Array:
+            ready = {what: _ready(name) for what, name in self.program.names[slot].items()}
+            if slot in self.folds and ready[""] in tiles:
+                return self.folds[slot].decode({what: tiles[name] for what, name in ready.items()}, shape)
+            return codecs[slot].load(self._of(slot, tiles), shape) if slot in codecs else tiles[slot]
+
+        return {slot: self._widened(loaded(slot)) for slot in self.mine}
+
+    def _made_ready(self, whole: Mapping[str, Array]) -> dict[str, Array]:
+        """What rows of the slots with folds are decoded from, under names of their own."""
+        out = {}
+        for slot, fold in self.folds.items():
+            ready = fold.ready(self._of(slot, whole), self.shape)
+            out |= {_ready(name): ready[what] for what, name in self.program.names[slot].items()}
+        return out
 
     def _noise(self, place: int, shape: tuple[int, ...], first: tuple[Any, Any]) -> codec.Noise:
         return lambda: codec.noise(numerics.mixed(self.key + np.uint32(place)), shape, first)
@@ -313,10 +329,12 @@ class Leaf:
         """The slots as the state keeps them."""
         kept = {}
         for place, (slot, x) in enumerate(new.items()):
-            was = self._of(slot, like)
-            saved = {"": x.astype(was[""].dtype)}
-            if slot in self.program.codecs:
-                saved = self._codec(slot).save(x, was, self._noise(place, shape, first))
+            if slot in self.folds:
+                saved = self.folds[slot].encode(x.astype(jnp.float32), self.shape)
+            elif slot in self.program.codecs:
+                saved = self._codec(slot).save(x, self._of(slot, like), self._noise(place, shape, first))
+            else:
+                saved = {"": x.astype(like[slot].dtype)}
             kept |= {self.program.names[slot][what]: value for what, value in saved.items()}
         return kept
 
@@ -370,17 +388,28 @@ class Leaf:
 
     def _cut(self) -> dict[str, Array] | None:
         """In tiles; None where it has to be whole."""
-        pairs = ((self.program.names[s][what], n) for s in self.encoded for what, n in self._codec(s).cuts.items())
-        cuts = dict(pairs)
-        odd = [x for name, x in self.whole.items() if x.shape != self.shape and name not in cuts and x.size != 1]
+        cuts, sums = self._cuts()
+        odd = [k for k, x in self.whole.items() if x.shape != self.shape and k not in (*cuts, *sums) and x.size != 1]
         if odd or 0 in cuts.values():
             return None
         if self.program.tiles:
-            return self._in_tiles(cuts, min(self.program.tiles))(self.whole)
+            return self._in_tiles(cuts, sums, min(self.program.tiles))(self.whole)
         if math.prod(self.shape) <= stream.SMALL:
             return None
-        here, there = (self._in_tiles(cuts, size) for size in (stream.ON_CPU, stream.ELSEWHERE))
+        here, there = (self._in_tiles(cuts, sums, size) for size in (stream.ON_CPU, stream.ELSEWHERE))
         return jax.lax.platform_dependent(self.whole, cpu=here, default=there)
+
+    def _cuts(self) -> tuple[dict[str, int], list[str]]:
+        """How many columns an entry of each array stands for, 0 if no tile can do; and which are sums over the rows."""
+        cuts, sums = {}, []
+        for slot in self.encoded:
+            for what, n in self._codec(slot).cuts.items():
+                name = self.program.names[slot][what]
+                if slot in self.folds and self.whole[name].shape[0] == 1:
+                    sums.append(name)
+                else:
+                    cuts[name] = self.shape[-1] if slot in self.folds and self.whole[name].shape[-1] == 1 else n
+        return cuts, sums
 
     def _arguments(self) -> tuple[Any, dict[str, Any], Any]:
         """Descriptions of what `mathematics` takes."""
@@ -390,26 +419,37 @@ class Leaf:
         slots = {s: single if s not in self.encoded and first(s).size == 1 else wide for s in self.mine}
         return wide, slots, wide if "p" in self.whole else None
 
-    def _in_tiles(self, cuts: Mapping[str, int], size: int) -> Callable[..., dict[str, Array]]:
+    def _in_tiles(self, cuts: Mapping[str, int], sums: Sequence[str], size: int) -> Callable[..., dict[str, Array]]:
         out = jax.eval_shape(lambda tiles: self.body(tiles, (0, 0)), self.whole)
         arguments = self._arguments()
 
         def f(whole: dict[str, Array]) -> dict[str, Array]:
-            at = stream.plan(self.shape, math.lcm(1, *cuts.values()), size)
+            unit = math.lcm(1, *cuts.values(), *(self.shape[-1:] if self.folds else ()))
+            at = stream.plan(self.shape, unit, size)
             if at is None or not stream.is_elementwise(self.mathematics, arguments, self.shape, at.tile):
                 return self.body(whole, (0, 0))
-            carried = {name: x for name, x in whole.items() if name in out and x.dtype == out[name].dtype}
+            replaced = [name for name in whole if name in out and name not in sums]
+            carried = {name: whole[name] for name in replaced if whole[name].dtype == out[name].dtype}
             beside = {} if self.returned in carried else {"u": jnp.zeros_like(whole["g"], out[self.returned].dtype)}
 
             def settled(fresh: Fresh, like: Mapping[str, Any], first: tuple[Any, Any]) -> dict[str, Array]:
                 new = self.settled(fresh, like, first)
                 return new | dict.fromkeys(beside, new[self.returned])
 
-            read = {name: x for name, x in whole.items() if name not in carried}
-            new = stream.run(self.fresh, settled, carried | beside, read, cuts, at, self.now.t > 0)
+            read = {name: x for name, x in whole.items() if name not in carried and name not in sums}
+            ready, wide = self._made_ready(whole), {_ready(name): n for name, n in cuts.items()}
+            summed = {name: stream.zeros(whole[name], whole.values()) for name in sums}
+            args = (carried | beside, read | ready, {**cuts, **wide}, at, self.now.t > 0, summed)
+            new = stream.run(self.fresh, settled, *args)
+            if self.now.skip is not None:
+                new |= {name: jnp.where(self.now.skip, whole[name], new[name]) for name in sums}
             return {name: new["u" if name == self.returned and beside else name] for name in out}
 
         return f
+
+
+def _ready(name: str) -> str:
+    return f"{name} ready"
 
 
 def is_narrow(dtype: Any) -> bool:

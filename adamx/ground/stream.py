@@ -5,7 +5,8 @@ tiles whose carry is the arrays themselves keeps one tile of each.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -187,20 +188,23 @@ def run(
     cuts: Mapping[str, int],
     at: Plan,
     always: Array,
+    summed: Mapping[str, Array] = MappingProxyType({}),
 ) -> Tiles:
-    """`carried` after every tile of it has been replaced, computed in the arrays' own buffers.
+    """`carried` after every tile of it has been replaced, computed in the arrays' own buffers, and `summed`.
 
     Args:
       fresh: what is computed of a tile, from tiles by name to a tree of arrays. All that is read is read here.
       settled: `(what fresh made, tiles by name as descriptions, (row, column)) -> tiles of what is carried`.
       carried: arrays that are replaced. Those of one element stay.
-      read: arrays that are only read.
+      read: arrays that are only read; as a whole by every tile if they are neither of the leaf's shape nor in `cuts`.
       cuts: by name, how many of the leaf's columns one entry stands for; 1 where it is left out.
       at: from :func:`plan`.
       always: a bool that is True, and that the compiler does not know to be.
+      summed: zeros, to which what `settled` makes of each tile under these names is added.
     """
     rows, columns = math.prod(at.shape[:-1]), at.shape[-1]
-    still = {k: x for k, x in (*carried.items(), *read.items()) if math.prod(x.shape) == 1}
+    loose = lambda k, x: math.prod(x.shape) == 1 or (x.shape != at.shape and k not in cuts)
+    still = {k: x for k, x in (*carried.items(), *read.items()) if loose(k, x)}
     flat = lambda xs: {k: x.reshape(rows, x.shape[-1]) for k, x in xs.items() if k not in still}
     dtypes = {k: x.dtype for k, x in (*carried.items(), *read.items())}
     lead = (1,) * (len(at.shape) - 2)
@@ -226,7 +230,7 @@ def run(
                 piece = _from_bits(cut(name, x, corner_of(name), size), dtypes[name])
                 return piece.reshape((*lead, *piece.shape) if len(at.shape) > 1 else piece.shape[1:])
 
-            tiled = lambda carry, fixed: {k: tile(k, x) for k, x in (carry | fixed).items()}
+            tiled = lambda carry, fixed: {k: tile(k, x) for k, x in (carry | fixed).items() if k not in summed}
             compute = lambda carry, fixed: fresh(tiled(carry, fixed) | still)
             # Behind a branch that the compiler cannot see through, and all that is read is read in there: otherwise it
             # copies whole arrays in each turn. The rest is computed while it is written, without a pass of its own.
@@ -235,7 +239,7 @@ def run(
             new = settled(made, jax.eval_shape(tiled, carry, fixed) | still, there)
             bits = lambda k: (_as_bits(new[k]) if k in narrow else new[k]).reshape(size[0], -1)
             put = lambda k: jax.lax.dynamic_update_slice(carry[k], bits(k), place(k, corner_of(k)))
-            return {k: put(k) for k in carry}
+            return {k: carry[k] + new[k] if k in summed else put(k) for k in carry}
 
         return _loop(count[0] * count[1], one, carry, always)
 
@@ -252,7 +256,7 @@ def run(
         back = lambda k: jax.lax.dynamic_update_slice(carry[k], _from_bits(held[k], dtypes[k]), place(k, origin))
         return held | {k: back(k) for k in narrow}
 
-    carry = flat(carried)
+    carry = {**flat(carried), **summed}
     if narrow:
         extent = (max(_SLAB // columns // at.rows * at.rows, at.rows), columns)
         if at.columns < columns:
@@ -270,7 +274,7 @@ def run(
             carry = _loop(1, lambda i, c: slab(c, (rows - rest[0], i * 0), last), carry, always)
     else:
         carry = slab(carry, (0, 0), (rows, columns))
-    return {k: carry[k].reshape(x.shape) if k in carry else x for k, x in carried.items()}
+    return {k: carry[k].reshape(x.shape) if k in carry else x for k, x in (*carried.items(), *summed.items())}
 
 
 def gathered(
@@ -354,6 +358,12 @@ class _Start:
     def of(self, leaves: int) -> Array:
         x = jnp.full((leaves, *self.shape), self.value, self.dtype)
         return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
+
+
+def zeros(of: Array, beside: Iterable[Array]) -> Array:
+    """Of the shape of one array, for a sum of what is computed from others: it differs between devices as they do."""
+    axes = sorted({axis for x in beside for axis in numerics.device_axes(x)} - {*numerics.device_axes(of)})
+    return jax.lax.pcast(_zeros(of), tuple(axes), to="varying") if axes else _zeros(of)
 
 
 def _zeros(like: Array) -> Array:

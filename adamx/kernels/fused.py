@@ -106,12 +106,11 @@ def fused(
         each: dict[str, Any] = {name: lambda name=name: on(name, grads, state, params) for name in PLATFORMS}
         return jax.lax.platform_dependent(**each, default=lambda: tx.step(grads, state, params))
 
-    def init(params: PyTree) -> State:
-        if specs is not None:
-            _spread(specs, params, mesh)
+    def init(params: PyTree) -> Any:
+        _spread(specs, params, mesh)
         return tx.init(params)
 
-    made = Transformation(init, tx.update, parts, step)
+    made = Transformation(tx.init if specs is None else init, tx.update, parts, step)
     made.guarded, made.seen, made.inside, made.lands = tx.guarded, tx.seen, tx.inside, tx.lands
     return made
 
@@ -220,6 +219,7 @@ def _spread(specs: PyTree, params: PyTree, mesh: Any) -> list[Any]:
     is_spec = lambda x: x is None or isinstance(x, P)
     below = lambda spec, part: jax.tree.map(lambda _: P() if spec is None else spec, part)
     leaves, treedef = tree.flatten(params)
+    found: list[Any]
     try:
         found = tree.flatten(jax.tree.map(below, specs, treedef.unflatten(range(len(leaves))), is_leaf=is_spec))[0]
     except (ValueError, TypeError):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from adamx.ground import numerics
-from adamx.ground.codec import TINY, Codec, Noise, Precision
+from adamx.ground.codec import TINY, Codec, Fold, Noise, Precision
 from adamx.ground.hyper import whole
 from adamx.ground.numerics import from_bits, to_bits, to_int
 
@@ -342,12 +342,16 @@ class Reduction(Protocol):
 
     slots: tuple[str, ...]
 
-    def reduce(self, x: Array) -> dict[str, Array]:
-        """What is kept of x."""
+    def share(self, x: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+        """What some whole rows of a leaf of `shape` contribute to what is kept."""
         ...
 
-    def expand(self, kept: dict[str, Array], shape: tuple[int, ...]) -> Array:
-        """An array that broadcasts to shape."""
+    def ready(self, kept: dict[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
+        """What `spread` takes, computed once for a leaf."""
+        ...
+
+    def spread(self, ready: dict[str, Array]) -> Array:
+        """An array that broadcasts to the leaf, or to the rows of it that `ready` has."""
         ...
 
 
@@ -359,21 +363,23 @@ def reduced(projection: Reduction) -> Codec:
     Raises:
       TypeError: if it is no projection.
     """
-    if not hasattr(projection, "reduce"):
+    if not hasattr(projection, "share"):
         raise TypeError(f"reduced takes a projection, such as adamx.projections.factored(), not {projection!r:.60}.")
     first, *rest = projection.slots
     dtype = jnp.dtype(jnp.float32)
-
-    def encode(x: Array, noise: Noise) -> dict[str, Array]:
-        kept = projection.reduce(x)
-        return {"": kept[first]} | {name: kept[name] for name in rest}
-
-    def decode(kept: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-        return jnp.broadcast_to(projection.expand({first: kept[""]} | {n: kept[n] for n in rest}, shape), shape)
-
+    theirs = lambda kept: {first: kept[""]} | {name: kept[name] for name in rest}
+    ours = lambda kept: {"": kept[first]} | {name: kept[name] for name in rest}
+    fold = Fold(
+        ready=lambda kept, shape: ours(projection.ready(theirs(kept), shape)),
+        decode=lambda ready, shape: jnp.broadcast_to(projection.spread(theirs(ready)), shape),
+        encode=lambda x, shape: ours(projection.share(x, shape)),
+    )
+    encode = lambda x, noise: fold.encode(x, x.shape)
+    decode = lambda kept, shape: fold.decode(fold.ready(kept, shape), shape)
     said = f"{type(projection).__name__.lower()}({', '.join(projection.slots)})"
+    cuts = {"": 0} | dict.fromkeys(rest, 0)
     # A mean of numbers of both signs is their mean; the mean that rows are divided by may not be zero.
-    return Codec(said, dtype, {"": 0} | dict.fromkeys(rest, 0), encode, decode, not rest, False, 0.0)
+    return Codec(said, dtype, cuts, encode, decode, not rest, False, 0.0, fold)
 
 
 # Parameters

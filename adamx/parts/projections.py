@@ -35,13 +35,25 @@ class Pooled:
 
     def reduce(self, x: Array) -> dict[str, Array]:
         """The mean or sum over the axes, which stay with length 1; 0 where there is nothing."""
+        return self.share(x, x.shape)
+
+    def share(self, x: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+        """What some whole rows of a leaf of `shape` contribute to that."""
         axes = self.over(x.ndim)
-        size = math.prod(x.shape[a] for a in axes)
+        size = math.prod(shape[a] for a in axes)
         return {"mean": jnp.sum(x, axes, keepdims=True) / (1 if self.sum else max(size, 1))}
 
     def expand(self, kept: dict[str, Array], shape: tuple[int, ...]) -> Array:
         """What was kept, which broadcasts."""
-        return kept["mean"]
+        return self.spread(self.ready(kept, shape))
+
+    def ready(self, kept: dict[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
+        """What :meth:`spread` takes, computed once for a leaf; of the same shapes."""
+        return kept
+
+    def spread(self, ready: dict[str, Array]) -> Array:
+        """An array that broadcasts to the leaf, or, from some rows of what is ready, to these."""
+        return ready["mean"]
 
 
 def pooled(axes: Axes = None) -> Pooled:
@@ -89,20 +101,33 @@ class Factored:
 
     def reduce(self, x: Array) -> dict[str, Array]:
         """The means over columns and over rows; a leaf that is not factored is kept whole, or not at all."""
-        pair = self.pair(x.shape)
+        return self.share(x, x.shape)
+
+    def share(self, x: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+        """What some whole rows of a leaf of `shape` contribute to that."""
+        pair = self.pair(shape)
         if pair is None:
             nothing = jnp.zeros((1,) * x.ndim, x.dtype)
             return {"row": x if self.rest == "whole" else nothing, "col": nothing}
         row, col = pair
-        return {"row": jnp.mean(x, col, keepdims=True), "col": jnp.mean(x, row, keepdims=True)}
+        mean = lambda axis: jnp.sum(x, axis, keepdims=True) / shape[axis]
+        return {"row": mean(col), "col": mean(row)}
 
     def expand(self, kept: dict[str, Array], shape: tuple[int, ...]) -> Array:
-        """Rows times columns over the mean of the rows: the matrix of rank one with these means."""
+        """Rows times columns over the mean of the rows: the matrix of rank one with these means; else what is kept."""
+        return self.spread(self.ready(kept, shape))
+
+    def ready(self, kept: dict[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
+        """What :meth:`spread` takes, computed once for a leaf; of the same shapes."""
         pair = self.pair(shape)
         if pair is None:
-            return kept["row"]
+            return kept | {"col": jnp.ones_like(kept["col"])}
         mean = jnp.mean(kept["row"], pair[0], keepdims=True)
-        return divide(kept["row"], jnp.maximum(mean, self.floor) if self.floor else mean) * kept["col"]
+        return kept | {"row": divide(kept["row"], jnp.maximum(mean, self.floor) if self.floor else mean)}
+
+    def spread(self, ready: dict[str, Array]) -> Array:
+        """An array that broadcasts to the leaf, or, from some rows of what is ready, to these."""
+        return ready["row"] * ready["col"]
 
 
 def factored(

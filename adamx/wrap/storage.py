@@ -90,7 +90,8 @@ class _StoreState:
           seed: of the noise of stochastic codecs, which is the same on one device and many, whole and in tiles.
           tile: elements of a leaf that are computed at a time, in place, so that temporaries are a tile and not a leaf;
             by default 2^19 on CPU, 2^22 elsewhere. Computed whole are leaves that are sharded without
-            `shard_map`, those of methods that reduce over a leaf, and those of `reduced` codecs (factored, pooled).
+            `shard_map`, those of methods that reduce over a leaf, and those of `reduced` codecs (factored, pooled) that
+            are no matrices.
           moments: by name, a codec of :mod:`adamx.codecs`, or a dtype for the plain one of that dtype.
 
         State: codes under the moment's name, of the parameters' shape (4 bits: half its last axis), and with codecs by
@@ -295,7 +296,7 @@ def _is_residue(part: Part) -> bool:
 def _as_codec(name: str, value: Any) -> Codec:
     if isinstance(value, Codec):
         return value
-    if hasattr(value, "reduce") and hasattr(value, "expand"):
+    if hasattr(value, "share"):
         return codecs.reduced(value)
     try:
         made = None if value is None else _BY_DTYPE.get(jnp.dtype(value).name)
