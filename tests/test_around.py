@@ -570,7 +570,7 @@ WRAPPERS = {
 }  # fmt: skip
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=4)
 @pytest.mark.parametrize(("outer", "inner"), list(itertools.product(WRAPPERS, WRAPPERS)))
 def test_two_wrappers_compose_or_refuse_at_construction(outer, inner):
     try:

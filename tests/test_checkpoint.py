@@ -42,7 +42,7 @@ def assert_same(restored, saved):
     assert bits(restored) == bits(saved)
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=2, slow=7)
 @each_kind
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path, case):
     tx = case.make()

@@ -648,6 +648,7 @@ def test_noise_differs_between_leaves_of_more_than_two_to_the_sixteen_rows():
         (lambda: codecs.int4(127), ValueError, "a block of 4-bit codes must be even, but is 127."),
         (lambda: codecs.uint4(3), ValueError, "a block of 4-bit codes must be even, but is 3."),
         (lambda: codecs.reduced(codecs.int8()), TypeError, "reduced takes a projection"),
+        (lambda: codecs.reduced(projections.total()), ValueError, "keeps the sum of a leaf"),
     ],
 )
 def test_a_codec_that_cannot_be_is_refused_in_a_sentence(make, error, says):
@@ -659,4 +660,7 @@ def test_a_codec_that_cannot_be_is_refused_in_a_sentence(make, error, says):
 
 def test_the_name_of_a_codec_tells_it_from_every_other():
     made = [*CODECS.values(), codecs.int8(64), codecs.int8(64, companded=False), codecs.dynamic8(64)]
+    made += [
+        codecs.reduced(p) for p in (projections.factored(floor=1e-30), projections.pooled(), projections.pooled(0))
+    ]
     assert len({c.name for c in made}) == len(made)

@@ -82,6 +82,7 @@ def test_moments_are_at_least_float32_and_named_as_the_table_says(case, dtype):
         assert sum(x.nbytes for x in jax.tree.leaves(whole)) == 4 * size * len(whole)
 
 
+@pytest.mark.thin(default=3, slow=7)
 @pytest.mark.parametrize(("p_dtype", "g_dtype"), [("bfloat16", "float32"), slow("float16", "float16")])
 @each
 def test_a_step_compiles_once(case, p_dtype, g_dtype):
@@ -189,7 +190,7 @@ ODD = {
 }
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=2, slow=7)
 @each_kind
 def test_odd_leaves_are_carried_along(case):
     tx = case.make()
@@ -226,7 +227,7 @@ def test_a_gradient_that_is_none_leaves_its_leaf_alone(case):
         chex.assert_trees_all_equal(moment["b"], old["b"])
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=2, slow=7)
 @each_kind
 def test_step_is_update_and_addition(case):
     tx, params, grads = case.make(), filled("float32"), filled("float32", 1)
@@ -249,7 +250,7 @@ def test_step_does_not_round_the_update_to_the_gradients_dtype():
     assert not np.allclose(optax.apply_updates(params, tx.update(grads, tx.init(params))[0])["w"], exact, atol=1e-5)
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=2, slow=7)
 @each_merged
 def test_merging_changes_nothing(case):
     """adamx.chain against optax.chain of the same parts, one by one."""

@@ -202,6 +202,7 @@ def test_the_language_model_sees_no_character_before_its_turn():
     assert (one[:, 5:] != other[:, 5:]).any(axis=2).all()
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize(
     ("storage", "kept"),
     [

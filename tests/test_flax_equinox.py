@@ -241,6 +241,7 @@ def linen_step(state, x):
     return state.apply_gradients(grads=grads), grads
 
 
+@pytest.mark.thin(default=3, slow=7)
 @each_layout
 def test_a_linen_train_state_saved_as_bytes_continues_as_if_it_had_not_stopped(case):
     tx = case.make()

@@ -239,8 +239,9 @@ def test_inside_shard_map_the_kernel_runs_as_it_is():
 @pytest.mark.parametrize(
     ("specs", "says"),
     [
-        ({"w": P("d")}, r"specs must be PartitionSpecs in a tree of the parameters' structure.*parameters are b, w"),
-        ({"w": P("d"), "b": "d"}, r"specs must be PartitionSpecs in a tree"),
+        ({"w": P("d")}, r"specs must be PartitionSpecs of axes' names in a tree of.* parameters are b, w"),
+        ({"w": P("d"), "b": "d"}, r"specs must be PartitionSpecs of axes' names"),
+        (P(P.UNCONSTRAINED), r"specs must be PartitionSpecs of axes' names"),
         (P(None, "d"), r"\(None, 'd'\) cuts 2 axes, but b has the shape \(256,\)"),
         (P("model"), r"b is cut along model, but the mesh has the axes d\."),
     ],
@@ -252,6 +253,16 @@ def test_specifications_that_do_not_fit_are_refused_at_init(specs, says):
         fused(METHODS["seven bytes"][1](), specs=specs, mesh=mesh).init(params)
     with jax.set_mesh(mesh), pytest.raises(ValueError, match=says):
         jax.eval_shape(fused(METHODS["seven bytes"][1](), specs=specs).init, params)
+
+
+def test_specifications_need_a_mesh_and_no_leaf():
+    kernel = fused(METHODS["seven bytes"][1](), specs=P("d"), interpret="tpu")
+    params = {"w": jnp.ones((256, 512), jnp.bfloat16), "b": None}
+    state = kernel.init(params)
+    with pytest.raises(ValueError, match=r"w is cut along d, but there is no mesh: pass mesh= or jax\.set_mesh"):
+        kernel.step(params, state, params)
+    with jax.set_mesh(jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))):
+        assert kernels_in(kernel.step, params, state, params) == 1
 
 
 def test_a_leaf_that_the_mesh_does_not_divide_keeps_the_plain_path():

@@ -51,7 +51,7 @@ def test_a_method_follows_its_paper(case):
         assert worst <= bound, f"{stream}: off by {worst / 2.0**-24:.3g} ulps of float32"
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=4)
 @each_convention
 def test_a_complex_leaf_follows_its_paper_too(case):
     rng = _rng()

@@ -171,6 +171,7 @@ def test_apply_updates_lands_from_every_bfloat16_and_1024_updates_each(name):
     assert_lands(name, "bfloat16", 2**10)
 
 
+@pytest.mark.thin(default=3)
 @each_precision
 def test_apply_updates_lands_on_the_next_parameter_from_every_float16(name):
     assert_lands(name, "float16", 16, 2**20)
@@ -191,6 +192,7 @@ def test_the_seed_of_each_storage_counts():
     assert landed(7, 3) == ways[7, 3]
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize("name", ["kahan", "split8", "split8-stochastic", "split16", "master"])
 @each_dtype
 def test_apply_updates_lands_too_where_something_lies_beside_the_parameter(name, dtype):
@@ -339,6 +341,7 @@ def hundred(tx, p, g):
     return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=100)[0])(p)
 
 
+@pytest.mark.thin(default=2)
 @each_dtype
 @each_precision
 def test_a_hundred_steps_below_the_spacing_move_all_but_nearest(name, dtype):
@@ -583,6 +586,7 @@ def test_two_steps_in_one_program_are_two_programs_of_one_step(name, dtype):
     same_bits(stepped(*stepped(p, tx.init(p), g1), g2), together)
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize(
     "codec",
     [codecs.bfloat16(), codecs.bfloat16(stochastic=True), codecs.float16(), codecs.float8_e4m3fn(), codecs.int8(),

@@ -55,6 +55,7 @@ def scales_after(tx, pattern):
 # The rule
 
 
+@pytest.mark.thin(default=2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_an_overflow_halves_the_scale_and_the_step_was_never_there(bad, dtype):

@@ -145,6 +145,7 @@ def test_what_reads_all_leaves_costs_one_all_reduce(tx, expected):
     assert collectives(compiled_step(tx)[0]) == expected
 
 
+@pytest.mark.thin(default=2, slow=7)
 @each_layout
 def test_a_sharded_run_is_the_unsharded_run(case):
     tx, at = made(case), placed(AxisType.Auto)
@@ -158,7 +159,7 @@ def test_a_sharded_run_is_the_unsharded_run(case):
     assert_same(case, jax.device_get((params, state)), unsharded(case.name))
 
 
-@pytest.mark.thin(default=2)
+@pytest.mark.thin(default=2, slow=7)
 @each_reducing
 def test_a_method_that_reduces_runs_on_shards_to_rounding(case):
     tx, params, expected = made(case), on_devices(0, AxisType.Auto), tree(0)
@@ -276,6 +277,7 @@ def unmapped(name):
     return jax.device_get(jax.jit(scanned(_made(name)))(tree(0), two_gradients()))
 
 
+@pytest.mark.thin(default=3, slow=7)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 @each_layout
 def test_inside_shard_map_each_device_runs_its_shard(kind, case):
@@ -290,13 +292,14 @@ def test_inside_shard_map_each_device_runs_its_shard(kind, case):
     assert_same(case, jax.device_get(step(params, grads)), unmapped(case.name))
 
 
-@pytest.mark.thin(default=4)
-@pytest.mark.parametrize("kind", ["8bit", "watched", "8bit watched", "8bit skipping"])
+@pytest.mark.thin(default=4, slow=7)
+@pytest.mark.parametrize("kind", ["8bit", "watched", "8bit watched", "8bit skipping", "factored 8bit skipping"])
 @pytest.mark.parametrize(("devices", "spec"), [(1, P("d", None)), (8, P()), (8, P("d", None))], ids=str)
 def test_an_explicit_mesh_need_not_be_set_nor_have_several_devices(kind, devices, spec):
     """What is computed in tiles, and what is written to rings, keeps the types of arrays on such a mesh."""
     tx = adamx.adam(LR)
-    tx = adamx.store_state(tx, "8bit", tile=4096) if "8bit" in kind else tx
+    nu = {"nu": adamx.projections.factored()} if "factored" in kind else {}
+    tx = adamx.store_state(tx, "8bit", tile=4096, **nu) if "8bit" in kind else tx
     tx = adamx.skip_nonfinite(tx) if "skipping" in kind else tx
     tx = adamx.watch(tx, every=1, max_bytes=1 << 16) if "watched" in kind else tx
     on = jax.make_mesh((devices,), ("d",), devices=jax.devices()[:devices], axis_types=(AxisType.Explicit,))

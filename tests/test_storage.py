@@ -112,7 +112,7 @@ def assert_keeps_the_contracts(tx, p_dtype, g_dtype):
     chex.assert_tree_all_finite([x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)])
 
 
-@pytest.mark.thin(default=2, slow=8)
+@pytest.mark.thin(default=4, slow=8)
 @pytest.mark.parametrize("preset", ["8bit", slow("4bit", name="4bit"), slow("bf16", name="bf16")])
 @each_method_kind
 def test_every_method_runs_with_every_preset(case, preset):
@@ -517,6 +517,31 @@ def test_what_keeps_less_than_every_element_is_stepped_some_rows_at_a_time(axes,
     shapes = {"w": (37, 300), "tall": (5000, 1), "row": (1, 5000), "three": (3, 5, 300)}
     whole, tiles = (three_steps(adamx.skip_nonfinite(make(tile)), dtype, "update", shapes) for tile in (2**31, 1000))
     assert_the_same_but_for_roundings(tiles, whole)
+    params, state = tiles
+    bad = {k: p.at[0, 0].set(jnp.nan) for k, p in params.items()}
+    _, after = jax.jit(adamx.skip_nonfinite(make(1000)).update)(bad, state, params)
+    same_bits(after.inner.moments, state.inner.moments)
+
+
+def test_inside_shard_map_and_vmap_some_rows_at_a_time_are_a_devices_rows():
+    """Each device keeps means of its own rows, whatever it is said to be alike in."""
+    tx = store_state(adamx.adamw(LR), mu=codecs.int8(), nu=projections.factored(), tile=1000, min_size=0)
+    params = {name: x.reshape(8, 16, 300) for name, x in leaves(0, "float32", {"w": (128, 300)}).items()}
+
+    def two_steps(params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    alone = [jax.jit(two_steps)({"w": params["w"][i]})["w"] for i in range(8)]
+    np.testing.assert_allclose(jax.jit(jax.vmap(two_steps))(params)["w"], jnp.stack(alone), rtol=1e-6)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    for check in (True, False):
+        mapped = jax.shard_map(two_steps, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=check)
+        got = jax.jit(mapped)({"w": params["w"].reshape(128, 300)})["w"]
+        np.testing.assert_allclose(got, jnp.concatenate(alone), rtol=1e-6)
 
 
 # Shards
@@ -675,6 +700,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.thin(default=3)
 @pytest.mark.parametrize("name", [n for n in CONFIGURATIONS if n != "plain"])
 def test_a_state_is_saved_with_the_names_of_its_codecs_and_trains_on(tmp_path, name):
     tx = CONFIGURATIONS[name]()

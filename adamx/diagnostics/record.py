@@ -85,9 +85,10 @@ def watch(
     and the gradient's norm are kept too, and where one of them leaps, the next `arm` steps are recorded in full.
     :func:`drain` reads the records.
 
-    A record looks at gradients, parameters and moments once more, in tiles, before the step changes them. Of methods
-    made of adamx's links, also inside `skip_nonfinite` and `loss_scaling`, all statistics are recorded; of others, and
-    of what `param_groups`, `cautious`, `galore` and `optax.chain` put together, those of gradients, updates and
+    A record looks at gradients, parameters and moments once more, in tiles (leaves of methods that reduce or of
+    `reduced` codecs, and those sharded without `shard_map`, as a whole), before the step changes them. Of methods made
+    of adamx's links, also inside `skip_nonfinite` and `loss_scaling`, all statistics are recorded; of others, and of
+    what `param_groups`, `cautious`, `galore` and `optax.chain` put together, those of gradients, updates and
     parameters, for which a record computes the update once more.
 
     Where several gradients make up a step (`accumulate`), the pulse is of all of them: their mean loss, the root mean

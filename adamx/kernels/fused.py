@@ -33,14 +33,16 @@ def fused(
     State is that of tx, so that a run can change from one to the other at any step. `update` is that of tx, too: chains
     and wrappers around it, which call that, do without the kernel. Leaves that the kernel does not take are stepped by
     tx in the same call, as all are on other platforms: those that keep their moments in float32 (norms, biases), whose
-    last axis is no multiple of the block, that have fewer than 32 rows, and those not computed element by element.
+    last axis is no multiple of the block, that have fewer than 32 rows, that specs cut unevenly or along a middle axis,
+    and those not computed element by element.
 
     It has not been measured on an accelerator yet, and nothing chooses it by itself; `python -m benchmarks.kernel`
     says what it brings on yours.
 
     Args:
       tx: a method under `store_state` by blocks, `store_params`, or both, such as `seven_bytes(adamw(...))`.
-      specs: `PartitionSpec`s of the parameters, a tree of their structure or a prefix of one: each device then runs
+      specs: `PartitionSpec`s of the parameters, a tree of their structure or a prefix of one, of which every leaf has
+        the rank; None for leaves that are on every device: each device then runs
         the kernel on its own shard (`jax.shard_map`) and talks to nobody. Left out, leaves that are known to be sharded
         are stepped by tx; inside a `shard_map` of your own they are not sharded any more.
       mesh: of the specs; left out, the one that `jax.set_mesh` set.
@@ -80,7 +82,7 @@ def fused(
         trees = {"p": params, "g": grads} | {name: state.moments[name] for name in program.held(0)}
         leaves = {name: treedef.flatten_up_to(x) for name, x in trees.items()}
         labels = [part.labels(params) if part.labels else [None] * len(gs) for part in parts]
-        places = [None] * len(gs) if specs is None else _spread(specs, params, mesh)
+        places = [None] * len(gs) if specs is None else _spread(specs, params, mesh, run=True)
         t = numerics.increment(state.count)
         now = Step(t, [h.resolved(state.count, t, jnp.float32, {}) for h in program.hypers], None, None)
         taken: dict[int, dict[str, Array]] = {}
@@ -214,8 +216,8 @@ class _Fused(Program):
         return sharded(now, key, arrays)
 
 
-def _spread(specs: PyTree, params: PyTree, mesh: Any) -> list[Any]:
-    """The specification of every leaf."""
+def _spread(specs: PyTree, params: PyTree, mesh: Any, run: bool = False) -> list[Any]:
+    """The specification of every leaf; to run it a mesh must be there."""
     is_spec = lambda x: x is None or isinstance(x, P)
     below = lambda spec, part: jax.tree.map(lambda _: P() if spec is None else spec, part)
     leaves, treedef = tree.flatten(params)
@@ -224,16 +226,24 @@ def _spread(specs: PyTree, params: PyTree, mesh: Any) -> list[Any]:
         found = tree.flatten(jax.tree.map(below, specs, treedef.unflatten(range(len(leaves))), is_leaf=is_spec))[0]
     except (ValueError, TypeError):
         found = [None]
-    if not all(isinstance(spec, P) for spec in found):
+    entry = lambda a: a is None or isinstance(a, (str, tuple))
+    if not all(isinstance(spec, P) and all(map(entry, spec)) for spec in found):
         raise ValueError(
-            "specs must be PartitionSpecs in a tree of the parameters' structure, or in a prefix of it, not"
-            f" {specs!r:.80}; the parameters are {tree.some(tree.names(params))}."
+            "specs must be PartitionSpecs of axes' names in a tree of the parameters' structure, or in a prefix of it,"
+            f" not {specs!r:.80}; the parameters are {tree.some(tree.names(params))}."
         )
     there = (mesh or jax.sharding.get_abstract_mesh()).axis_names
     for spec, leaf, name in zip(found, leaves, tree.names(params), strict=True):
+        if leaf is None:
+            continue
         if len(spec) > np.ndim(leaf):
             raise ValueError(f"{spec} cuts {len(spec)} axes, but {name} has the shape {np.shape(leaf)}.")
-        unknown = [a for each in grid.axes(spec, np.ndim(leaf)) for a in each if there and a not in there]
+        axes = [a for each in grid.axes(spec, np.ndim(leaf)) for a in each]
+        if axes and run and not there:
+            raise ValueError(
+                f"{name} is cut along {tree.some(axes)}, but there is no mesh: pass mesh= or jax.set_mesh."
+            )
+        unknown = [a for a in axes if there and a not in there]
         if unknown:
             raise ValueError(f"{name} is cut along {tree.some(unknown)}, but the mesh has the axes {tree.some(there)}.")
     return found

@@ -340,14 +340,18 @@ def uint4(block: int = 128, *, zero: bool = False) -> Codec:
 class Reduction(Protocol):
     """What :func:`reduced` takes: a projection of :mod:`adamx.projections`."""
 
+    name: str
     slots: tuple[str, ...]
 
     def share(self, x: Array, shape: tuple[int, ...]) -> dict[str, Array]:
-        """What some whole rows of a leaf of `shape` contribute to what is kept."""
+        """What some whole rows of a leaf of `shape` contribute to what is kept, linear in x.
+
+        Of each array the axes are the leaf's or have length 1; where the first has, contributions are added up.
+        """
         ...
 
     def ready(self, kept: dict[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
-        """What `spread` takes, computed once for a leaf."""
+        """What `spread` takes, in arrays of the same shapes, computed once for a leaf."""
         ...
 
     def spread(self, ready: dict[str, Array]) -> Array:
@@ -362,9 +366,12 @@ def reduced(projection: Reduction) -> Codec:
 
     Raises:
       TypeError: if it is no projection.
+      ValueError: if it sums.
     """
     if not hasattr(projection, "share"):
         raise TypeError(f"reduced takes a projection, such as adamx.projections.factored(), not {projection!r:.60}.")
+    if getattr(projection, "sum", False):
+        raise ValueError("total() keeps the sum of a leaf, which its elements are not near; keep their mean, pooled().")
     first, *rest = projection.slots
     dtype = jnp.dtype(jnp.float32)
     theirs = lambda kept: {first: kept[""]} | {name: kept[name] for name in rest}
@@ -376,10 +383,9 @@ def reduced(projection: Reduction) -> Codec:
     )
     encode = lambda x, noise: fold.encode(x, x.shape)
     decode = lambda kept, shape: fold.decode(fold.ready(kept, shape), shape)
-    said = f"{type(projection).__name__.lower()}({', '.join(projection.slots)})"
     cuts = {"": 0} | dict.fromkeys(rest, 0)
     # A mean of numbers of both signs is their mean; the mean that rows are divided by may not be zero.
-    return Codec(said, dtype, cuts, encode, decode, not rest, False, 0.0, fold)
+    return Codec(projection.name, dtype, cuts, encode, decode, not rest, False, 0.0, fold)
 
 
 # Parameters

@@ -20,6 +20,7 @@ class Pooled:
     def __init__(self, axes: tuple[int, ...] | Literal["inputs"] | None, total: bool):
         self.axes, self.sum = axes, total
         self.slots: tuple[str, ...] = ("mean",)
+        self.name = "total" if total else "pooled" if axes is None else f"pooled(axes={axes})"
 
     def start(self, name: str, make: Callable[[Any], Array], p: Any) -> Array:
         """The first value, reduced."""
@@ -80,6 +81,10 @@ class Factored:
     def __init__(self, axes: str | tuple[int, int], least: int, floor: float, rest: str):
         self.axes, self.least, self.floor, self.rest = axes, least, floor, rest
         self.slots: tuple[str, ...] = ("row", "col")
+        chosen = {"axes": axes, "min_size": least, "floor": floor, "rest": rest}
+        plain = {"axes": "last", "min_size": 1, "floor": 0.0, "rest": "whole"}
+        said = ", ".join(f"{name}={value}" for name, value in chosen.items() if value != plain[name])
+        self.name = f"factored({said})" if said else "factored"
 
     def pair(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """The two axes factored: the one that columns run along (averaged for rows), and rows; None for neither."""

@@ -89,9 +89,9 @@ class _StoreState:
           keep: leaves that keep float32 whatever their size; glob patterns over names, a tree of bools, or a function.
           seed: of the noise of stochastic codecs, which is the same on one device and many, whole and in tiles.
           tile: elements of a leaf that are computed at a time, in place, so that temporaries are a tile and not a leaf;
-            by default 2^19 on CPU, 2^22 elsewhere. Computed whole are leaves that are sharded without
-            `shard_map`, those of methods that reduce over a leaf, and those of `reduced` codecs (factored, pooled) that
-            are no matrices.
+            by default 2^19 on CPU, 2^22 elsewhere, and of `reduced` codecs (factored, pooled) at least a row. Computed
+            whole are leaves that are sharded without `shard_map`, those of methods that reduce over a leaf, and those
+            of `reduced` codecs that are no matrices. There is no derivative in reverse through tiles.
           moments: by name, a codec of :mod:`adamx.codecs`, or a dtype for the plain one of that dtype.
 
         State: codes under the moment's name, of the parameters' shape (4 bits: half its last axis), and with codecs by
