@@ -524,7 +524,7 @@ def test_what_keeps_less_than_every_element_is_stepped_some_rows_at_a_time(axes,
 
 
 def test_inside_shard_map_and_vmap_some_rows_at_a_time_are_a_devices_rows():
-    """Each device keeps means of its own rows, whatever it is said to be alike in."""
+    """Whether or not `shard_map` checks along which axes a value differs between devices."""
     tx = store_state(adamx.adamw(LR), mu=codecs.int8(), nu=projections.factored(), tile=1000, min_size=0)
     params = {name: x.reshape(8, 16, 300) for name, x in leaves(0, "float32", {"w": (128, 300)}).items()}
 

@@ -438,7 +438,7 @@ class Leaf:
 
             read = {name: x for name, x in whole.items() if name not in carried and name not in sums}
             ready, wide = self._made_ready(whole), {_ready(name): n for name, n in cuts.items()}
-            summed = {name: stream.zeros(whole[name], whole.values()) for name in sums}
+            summed = {name: stream.empty_sum(whole[name], whole.values()) for name in sums}
             args = (carried | beside, read | ready, {**cuts, **wide}, at, self.now.t > 0, summed)
             new = stream.run(self.fresh, settled, *args)
             if self.now.skip is not None:

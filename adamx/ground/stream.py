@@ -360,10 +360,10 @@ class _Start:
         return jax.lax.pcast(x, self.axes, to="varying") if self.axes else x
 
 
-def zeros(of: Array, beside: Iterable[Array]) -> Array:
-    """Of the shape of one array, for a sum of what is computed from others: it differs between devices as they do."""
-    axes = sorted({axis for x in beside for axis in numerics.device_axes(x)} - {*numerics.device_axes(of)})
-    return jax.lax.pcast(_zeros(of), tuple(axes), to="varying") if axes else _zeros(of)
+def empty_sum(like: Array, terms: Iterable[Array]) -> Array:
+    """Zeros of the shape and dtype of `like`, which differ between devices as what is computed from `terms` does."""
+    axes = sorted({axis for x in terms for axis in numerics.device_axes(x)} - {*numerics.device_axes(like)})
+    return jax.lax.pcast(_zeros(like), tuple(axes), to="varying") if axes else _zeros(like)
 
 
 def _zeros(like: Array) -> Array:

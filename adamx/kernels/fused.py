@@ -41,10 +41,10 @@ def fused(
 
     Args:
       tx: a method under `store_state` by blocks, `store_params`, or both, such as `seven_bytes(adamw(...))`.
-      specs: `PartitionSpec`s of the parameters, a tree of their structure or a prefix of one, of which every leaf has
-        the rank; None for leaves that are on every device: each device then runs
-        the kernel on its own shard (`jax.shard_map`) and talks to nobody. Left out, leaves that are known to be sharded
-        are stepped by tx; inside a `shard_map` of your own they are not sharded any more.
+      specs: `PartitionSpec`s of the parameters, a tree of their structure or a prefix of one, with at most as many
+        entries as a leaf has axes; None for what is on every device whole. Each device then runs the kernel on its own
+        shard (`jax.shard_map`) and talks to nobody. Left out, leaves that are known to be sharded are stepped by tx;
+        inside a `shard_map` of your own they are not sharded any more.
       mesh: of the specs; left out, the one that `jax.set_mesh` set.
       interpret: "tpu" or "cuda" to run that platform's kernel in Pallas's interpreter, anywhere and slowly.
 
